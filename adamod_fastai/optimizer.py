@@ -32,7 +32,7 @@ def _check_hyper(k, v):
     else: return
     if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
 
-# %% ../nbs/00_optimizer.ipynb #1e744194
+# %% ../nbs/00_optimizer.ipynb #dd1a9f5f
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -41,6 +41,10 @@ class ModOptimizer(Optimizer):
         **defaults # Hyper parameters: a value for all groups
     ):
         super().__init__(params, cbs, **defaults)
+
+    def set_hyper(self, k, v):
+        if v is None: _check_hyper(k, v)
+        super().set_hyper(k, v)
 
     def _set_hyper(self, k, v):
         for v_ in v: _check_hyper(k, v_)

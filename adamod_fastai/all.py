@@ -1,0 +1,2 @@
+from .optimizer import *
+from .callback import *
