@@ -31,15 +31,20 @@ names = {name.removeprefix(f'{mod}.'): (mod, page.partition('#')[0])
 class ApiEntry(nbdev.showdoc.BasicMarkdownRenderer):
     "What `show_doc` shows: Sphinx's entry for a name, which is searched and linked to, around nbdev's table"
     page,shown = '',{}
+    def __init__(self, sym, *args, **kwargs):
+        super().__init__(sym, *args, **kwargs)
+        self.is_property = isinstance(sym, property)
+
     def _repr_markdown_(self):
-        what = 'class' if inspect.isclass(self.sym) else 'method' if '.' in self.nm else 'function'
+        what = 'property' if self.is_property else 'class' if inspect.isclass(self.sym) else 'method' if '.' in self.nm else 'function'
         params = [p.replace(annotation=p.empty) for p in (self.sig.parameters if self.sig else {}).values() if p.name!='self']
+        signature = '' if self.is_property else inspect.Signature(params)
         mod,page = names.get(self.nm, ('',''))
         options,source = f':module: {mod}\n',''
         if page: source = f'<a class="source-link" href="{os.path.relpath(page, Path(self.page).parent)}#source-{self.nm}">source</a>'
         if page!=self.page or self.shown.setdefault(self.nm, self) is not self: options += ':no-index:\n'
         table = DocmentTbl(self.sym)._repr_markdown_()
-        return f'::::{{py:{what}}} {self.nm}{inspect.Signature(params)}\n{options}\n{source}\n\n{self.docs}\n\n{table}\n::::'
+        return f'::::{{py:{what}}} {self.nm}{signature}\n{options}\n{source}\n\n{self.docs}\n\n{table}\n::::'
 
 nbdev.showdoc.BasicMarkdownRenderer = ApiEntry
 
@@ -98,7 +103,7 @@ def alt_text(cell, text):
     for o in re.sub(r'(?ms)^(```|~~~).*?^\1', '', text).split('\n\n'):
         if o.startswith('#'): section,prose = o.strip('# ').partition('\n')[0],''
         elif re.match(r'[\w*`$]', o): prose = o
-    drawn = dict(re.findall(r"\b(title|xlabel|ylabel)=f?'([^'{]+)'", cell.source))
+    drawn = dict(re.findall(r"""(title|xlabel|ylabel)[=(]["']([^"'{]+)["']""", cell.source))
     axes = ' over '.join(drawn[o] for o in ('ylabel','xlabel') if o in drawn)
     words = ': '.join(o for o in (section, drawn.get('title', ''), axes or prose) if o)
     return textwrap.shorten(re.sub(r'\[([^\]]*)\]\([^)]*\)|[`*$\\]', r'\1', words), 250, placeholder=' …')
