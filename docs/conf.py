@@ -21,6 +21,7 @@ html_static_path = ['static', str(distribution('sphinx-mathjax-offline').locate_
 html_css_files = ['site.css']
 mathjax_path = 'tex-svg-full.js'
 mathjax3_config = {'options': {'enableMenu': False}}
+html_use_index = False
 html_show_copyright = False
 html_copy_source = False
 html_show_sourcelink = False

@@ -125,7 +125,8 @@ def test_page_in_a_browser(browse, server, pages, nb):
 def test_no_page_is_wider_than_a_phone(browse, server, site, pages):
     frames = '\n'.join(f'<iframe src="out/{o}" width="390" height="800"></iframe>' for o in pages)
     script = """onload = () => setTimeout(() => {
-        const wide = [...document.querySelectorAll('iframe')].filter(o => o.contentDocument.documentElement.scrollWidth > 390)
+        const scrolls = o => [...o.contentDocument.querySelectorAll('html, .content')].some(e => e.scrollWidth > e.clientWidth)
+        const wide = [...document.querySelectorAll('iframe')].filter(scrolls)
         document.title = 'wide: ' + wide.map(o => o.getAttribute('src')) }, 5000)"""
     (site.parent/'phone.html').write_text(f'<html><head><title></title></head><body>{frames}<script>{script}</script></body></html>')
     dom,_ = browse(f'{server[0]}/phone.html')
