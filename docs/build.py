@@ -13,15 +13,15 @@ warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fast
 
 import nbdev.showdoc
 from fastcore.docments import DocmentTbl
-from fastcore.nbio import mk_cell, nb_frontmatter, new_nb, read_nb, write_nb
+from fastcore.nbio import cell_frontmatter, mk_cell, nb_frontmatter, new_nb, read_nb, write_nb
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup, nbglob, patch_name
 from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults
 from sphinx.cmd.build import build_main
 
-docs = Path(__file__).resolve().parent
-os.chdir(docs.parent)
+docs,cwd = Path(__file__).resolve().parent,Path.cwd()
+os.chdir(docs.parent)  # nbdev looks there for its configuration
 lib = get_config().lib_path.name
 # 'AdaMod' -> ('adamod_fastai.optimizer', 'optimizer.html'): its module and its page
 names = {name.removeprefix(f'{mod}.'): (mod, page.partition('#')[0])
@@ -70,8 +70,8 @@ class Links(NbdevLookup):
 
 
 def link_pages(md):
-    "Links to notebooks (or to the pages that nbdev makes of them) lead to their pages here"
-    def f(m): return f'({nbpath2html(m[1]).with_suffix(".ipynb").as_posix()}{m[2] or ""})'
+    "Links to notebooks (as in the README, or to the pages that nbdev makes of them) lead to their pages here"
+    def f(m): return f'({nbpath2html(m[1].removeprefix("nbs/")).with_suffix(".ipynb").as_posix()}{m[2] or ""})'
     return re.sub(r'(?<=\])\((?!\w+:)([^)#\s]+\.(?:ipynb|html))(#[^)\s]*)?\)', f, md)
 
 
@@ -92,7 +92,7 @@ def source_cell(source):
     if all(isinstance(o, (ast.Import,ast.ImportFrom)) for o in ast.parse(source).body): return []
     ids = ''.join(f'<a id="source-{o}"></a>' for o in definitions(source))
     open = ' open' if len(source.splitlines()) <= 12 else ''
-    return [mk_cell(f'<details class="source"{open}><summary>Source</summary>{ids}\n\n~~~~python\n{source}\n~~~~\n\n</details>', 'markdown')]
+    return [mk_cell(f'<details class="source"{open}><summary>Source</summary>{ids}\n\n````python\n{source}\n````\n\n</details>', 'markdown')]
 
 
 def alt_text(cell, text):
@@ -121,6 +121,9 @@ def example_cell(cell, text):
     return [cell] if cell.source else []
 
 
+def title(fm): return f"# {fm['title']}\n\n> {fm.get('description', '')}".rstrip('> \n') if 'title' in fm else ''
+
+
 def page_cells(nb, page):
     "The cells of a page: prose, API entries each followed by their source, examples"
     ApiEntry.page = page
@@ -128,11 +131,14 @@ def page_cells(nb, page):
     cells,text,source = [],'',[]
     for cell in nb.cells:
         if cell.cell_type=='code' and re.search(r'(?m)^show_doc\(', cell.source):
-            cells += [mk_cell(''.join(o.data['text/markdown']), 'markdown') for o in cell.outputs if 'text/markdown' in o.get('data', {})]
+            entries = [mk_cell(''.join(o.data['text/markdown']), 'markdown') for o in cell.outputs if 'text/markdown' in o.get('data', {})]
+            if not entries: raise RuntimeError(f'{page}: nothing came of {cell.source}')
+            cells += entries
             continue
         cells,source = cells+source,[]
         if cell.cell_type=='markdown': text += f'\n\n{cell.source}'; cells.append(cell)
-        elif cell.cell_type!='code' or 'default_exp' in cell.directives_: pass
+        elif cell.cell_type=='raw': cells.append(mk_cell(title(cell_frontmatter(cell.source)), 'markdown'))
+        elif 'default_exp' in cell.directives_: pass
         elif cell.directives_.keys() & {'export','exporti','exports'}: source = source_cell(cell.source)
         else: cells += example_cell(cell, text)
     return cells+source
@@ -150,7 +156,7 @@ def contents(found):
         if not found.get(k): continue
         toc = '\n'.join(page for page,_ in found[k])
         res += f'\n\n:::{{toctree}}\n:caption: {k}\n:hidden:\n\n{toc}\n:::\n\n## {k}\n\n'
-        res += '\n'.join(f"- [{fm['title']}]({page}.ipynb): {fm.get('description', '')}".rstrip(': ') for page,fm in found[k])
+        res += '\n'.join(f"- [{fm.get('title', page)}]({page}.ipynb): {fm.get('description', '')}".rstrip(': ') for page,fm in found[k])
     return mk_cell(res, 'markdown')
 
 
@@ -167,7 +173,7 @@ def write_source(src):
         page = nbpath2html(rel).with_suffix('').as_posix()
         if page!='index': found.setdefault(kind(rel, nb), []).append((page, nb_frontmatter(nb)))
         pages[page] = page_cells(nb, f'{page}.html')
-    welcome = mk_cell(f"# {lib}\n\n{metadata(lib)['Summary']}", 'markdown')
+    welcome = mk_cell(title(dict(title=lib, description=metadata(lib)['Summary'])), 'markdown')
     pages['index'] = pages.get('index', [welcome]) + [contents(found)]
     for page,cells in pages.items():
         for cell in cells:
@@ -188,4 +194,4 @@ def main(out):
         return failed
 
 
-if __name__=='__main__': sys.exit(main(Path(sys.argv[1] if len(sys.argv)>1 else '_docs').resolve()))
+if __name__=='__main__': sys.exit(main(cwd/sys.argv[1] if len(sys.argv)>1 else docs.parent/'_docs'))

@@ -48,9 +48,10 @@ def is_local(url): return not urlsplit(url).scheme and not url.startswith('//')
 def broken(site, pages, page, url):
     "Does the local `url`, as it stands on `page`, lead nowhere?"
     path,anchor = urlsplit(url).path,unquote(urlsplit(url).fragment)
-    target = (site/page).parent/unquote(path) if path else site/page
-    name = target.resolve().relative_to(site).as_posix()
-    return not target.is_file() or (name in pages and anchor not in pages[name].ids)
+    target = ((site/page).parent/unquote(path) if path else site/page).resolve()
+    if not (target.is_file() and target.is_relative_to(site)): return True
+    name = target.relative_to(site).as_posix()
+    return name in pages and anchor not in pages[name].ids
 
 
 @pytest.mark.parametrize('nb', notebooks, ids=str)
