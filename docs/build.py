@@ -6,6 +6,7 @@ committed ones); Sphinx and myst-nb make the pages. Pages are found, not listed:
 import ast, inspect, os, re, sys, tempfile, textwrap, warnings
 from importlib import import_module
 from importlib.metadata import metadata
+from operator import attrgetter
 from pathlib import Path
 from shutil import copy2, copytree, rmtree
 
@@ -14,6 +15,7 @@ warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fast
 import nbdev.showdoc
 from fastcore.docments import DocmentTbl
 from fastcore.nbio import cell_frontmatter, mk_cell, nb_frontmatter, new_nb, read_nb, write_nb
+from fastcore.utils import camel2snake
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import NbdevLookup, nbglob, patch_name
 from nbdev.process import NBProcessor
@@ -28,6 +30,12 @@ names = {name.removeprefix(f'{mod}.'): (mod, page.partition('#')[0])
          for mod,syms in import_module(f'{lib}._modidx').d['syms'].items() for name,(page,_) in syms.items()}
 
 
+class Named:
+    "A default value that is shown by its name"
+    def __init__(self, o): self.name = o.__name__
+    def __repr__(self): return self.name
+
+
 class ApiEntry(nbdev.showdoc.BasicMarkdownRenderer):
     "What `show_doc` shows: Sphinx's entry for a name, which is searched and linked to, around nbdev's table"
     page,shown = '',{}
@@ -37,7 +45,8 @@ class ApiEntry(nbdev.showdoc.BasicMarkdownRenderer):
 
     def _repr_markdown_(self):
         what = 'property' if self.is_property else 'class' if inspect.isclass(self.sym) else 'method' if '.' in self.nm else 'function'
-        params = [p.replace(annotation=p.empty) for p in (self.sig.parameters if self.sig else {}).values() if p.name!='self']
+        params = [p.replace(annotation=p.empty, default=Named(p.default) if hasattr(p.default, '__name__') and p.default is not p.empty else p.default)
+                  for p in (self.sig.parameters if self.sig else {}).values() if p.name!='self']
         signature = '' if self.is_property else inspect.Signature(params)
         mod,page = names.get(self.nm, ('',''))
         options,source = f':module: {mod}\n',''
@@ -90,13 +99,26 @@ def source_cell(source):
     "An exported cell: the source of API entries, folded if it is long"
     source = strip_directives(source)
     if all(isinstance(o, (ast.Import,ast.ImportFrom)) for o in ast.parse(source).body): return []
-    ids = ''.join(f'<a id="source-{o}"></a>' for o in definitions(source))
+    defined = list(definitions(source))
+    ids = ''.join(f'<a id="source-{o}"></a>' for o in defined)
+    top = ', '.join(o for o in defined if o.rpartition('.')[0] not in defined)
     open = ' open' if len(source.splitlines()) <= 12 else ''
-    return [mk_cell(f'<details class="source"{open}><summary>Source</summary>{ids}\n\n````python\n{source}\n````\n\n</details>', 'markdown')]
+    summary = f'<summary>Source{" of " if top else ""}{top}</summary>'
+    return [mk_cell(f'<details class="source"{open}>{summary}{ids}\n\n````python\n{source}\n````\n\n</details>', 'markdown')]
+
+
+def drawn_by(source):
+    "What the package's functions that a cell calls say they draw"
+    for name,(mod,_) in names.items():
+        cls,_,func = name.rpartition('.')
+        if re.search(rf'\b{func}\(', source) and (not cls or camel2snake(cls) in source):
+            doc = attrgetter(name)(import_module(mod)).__doc__ or ''
+            if doc.startswith(('Draw','Plot')): return doc
 
 
 def alt_text(cell, text):
-    "What a picture shows: its `fig-alt` or `fig-cap`, or what the code calls it and its axes, or the words before it; `text` is the page so far"
+    """What a picture shows: its `fig-alt` or `fig-cap`, or the section and what the code calls the axes, or what a function
+    of the package says it draws, or the words before it. `text` is the page so far"""
     given = cell.directives_.get('fig-alt') or cell.directives_.get('fig-cap')
     if given: return given.strip('"\'')
     section,prose = 'Figure',''
@@ -105,7 +127,7 @@ def alt_text(cell, text):
         elif re.match(r'[\w*`$]', o): prose = o
     drawn = dict(re.findall(r"""(title|xlabel|ylabel)[=(]["']([^"'{]+)["']""", cell.source))
     axes = ' over '.join(drawn[o] for o in ('ylabel','xlabel') if o in drawn)
-    words = ': '.join(o for o in (section, drawn.get('title', ''), axes or prose) if o)
+    words = ': '.join(o for o in (section, drawn.get('title', ''), axes or drawn_by(cell.source) or prose) if o)
     return textwrap.shorten(re.sub(r'\[([^\]]*)\]\([^)]*\)|[`*$\\]', r'\1', words), 250, placeholder=' …')
 
 
