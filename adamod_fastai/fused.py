@@ -284,13 +284,13 @@ class _Emitter:
         self.graph.output(())
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
-# %% ../nbs/01_fused.ipynb #749f21e9
+# %% ../nbs/01_fused.ipynb #c71617d4
 _most_leaves = 16
 
 class _Program:
     "Step functions for one `spec`, as a function of numbers and one of tensors"
     def __init__(self, cbs, spec, state, hyper, static):
-        self.cbs,self.static,self.why,self.kernel = cbs,static,None,None
+        self.cbs,self.static,self.kernel = cbs,static,None
         self.inputs = [*(('s',k) for k in spec.counts), *(('h',k) for k,v in spec.hyper if v is None)]
         self.numbers = numbers = _Numbers(f'{a}_{k}' for a,k in self.inputs)
         self.asks,self.leaves,todo = {},{},[()]
@@ -524,7 +524,7 @@ def _spec(p, g, state, hyper):
     except TypeError: return None,'its state or its hypers hold something that cannot be compared'
     return spec,None
 
-# %% ../nbs/01_fused.ipynb #c34a5726
+# %% ../nbs/01_fused.ipynb #739136ce
 class _Plan:
     "Which parameters are stepped together, for as long as the same ones have gradients"
     def __init__(self, opt, ps, gs):
@@ -555,7 +555,7 @@ class _Plan:
         if program.kernel is None:
             why = next((o.why for o in program.leaves.values() if o.why), '')
             if not why and not set(state) <= set(_flags): why = 'what they keep in the state changes from step to step'
-        return program,spec,why or program.why
+        return program,spec,why
 
     def scratch(self, p, n):
         "Two buffers of at least `n` elements for what is gathered"
