@@ -32,9 +32,6 @@ def _check_hyper(k, v):
     else: return
     if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
 
-<<<<<<< HEAD
-# %% ../nbs/00_optimizer.ipynb #dd1a9f5f
-=======
 # %% ../nbs/00_optimizer.ipynb #b4d1e399
 def _run(cbs, p, state, hyper):
     "Call the step functions `cbs` on `p` in turn and keep in `state` what they return"
@@ -45,7 +42,6 @@ def _run(cbs, p, state, hyper):
     for k in [k for k,v in state.items() if v is None]: del state[k]
 
 # %% ../nbs/00_optimizer.ipynb #299e951c
->>>>>>> 4c68700cb8b745c97c714b00920657d94a5f0cd9
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
