@@ -147,9 +147,9 @@ def _name(f):
     args = [repr(o) for o in f.args] + [f'{k}={v!r}' for k,v in f.keywords.items()]
     return f"{_name(f.func)}({', '.join(args)})"
 
-# %% ../nbs/03_compare.ipynb #775d51de
+# %% ../nbs/03_compare.ipynb #0a5ec476
 def _one_of(arg, v, known):
-    if v not in known: raise ValueError(f"Invalid {arg}: {v!r}, it must be one of {', '.join(known)}")
+    if v not in known: raise ValueError(f"Invalid {arg}: {v!r}, it must be one of {', '.join(map(str, known))}")
     return v
 
 def _count(arg, v):
@@ -376,7 +376,7 @@ def plot_metric(
     ax.grid(alpha=0.3)
     return ax
 
-# %% ../nbs/03_compare.ipynb #c892a8b6
+# %% ../nbs/03_compare.ipynb #ce938687
 def _smooth(losses, beta=0.9):
     "Average over about ten batches, as fastai smoothes the loss"
     res,avg = [],0.
@@ -393,7 +393,7 @@ def plot_losses(
 ) -> plt.Axes:
     "Plot the smoothed training losses: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
-    if lr is not None: _one_of('lr', lr, {o:o for o in df['lr']})
+    if lr is not None: _one_of('lr', lr, sorted(df['lr'].unique().tolist()))
     cells = _cells(df, metric)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     tops,lows = [],[]
@@ -433,7 +433,7 @@ def _parser():
     p.add_argument('--out', default='adamod-compare', help='folder for the results; what is there already is not run again')
     return p
 
-# %% ../nbs/03_compare.ipynb #8268367a
+# %% ../nbs/03_compare.ipynb #ade9cbf5
 def _draw(df, metric, out):
     "Save the pictures of `df` in `out`: their paths"
     lrs = sorted(df['lr'].unique())
@@ -454,7 +454,8 @@ def main(
 ):
     "The console command `adamod-compare`"
     p = _parser()
-    args = p.parse_args(argv)
+    args,n_threads = p.parse_args(argv),torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         try:
             task,schedule = _tasks[_one_of('task', args.task, _tasks)],_one_of('schedule', args.schedule, _schedules)
@@ -470,3 +471,4 @@ def main(
         print('Wrote', ', '.join(map(str, files)))
     except OSError as e: p.error(str(e))
     except KeyboardInterrupt: p.exit(130, '\n'*sys.stderr.isatty() + f'{p.prog}: interrupted, the same command goes on from there\n')
+    finally: torch.set_num_threads(n_threads)
