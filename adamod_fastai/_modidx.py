@@ -134,5 +134,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'adamod_fastai.optimizer.len2beta3': ('optimizer.html#len2beta3', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.mean_rate': ('optimizer.html#mean_rate', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.rate_step': ('optimizer.html#rate_step', 'adamod_fastai/optimizer.py'),
-                                         'adamod_fastai.optimizer.start_sqr_avg': ( 'optimizer.html#start_sqr_avg',
-                                                                                    'adamod_fastai/optimizer.py')}}}
+                                         'adamod_fastai.optimizer.start_averages': ( 'optimizer.html#start_averages',
+                                                                                     'adamod_fastai/optimizer.py')}}}
