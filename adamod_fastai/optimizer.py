@@ -51,6 +51,10 @@ class ModOptimizer(Optimizer):
     ):
         super().__init__(params, cbs, **defaults)
 
+    def set_hyper(self, k, v):
+        if v is None: _check_hyper(k, v)
+        super().set_hyper(k, v)
+
     def _set_hyper(self, k, v):
         for v_ in v: _check_hyper(k, v_)
         super()._set_hyper(k, v)

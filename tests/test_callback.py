@@ -1,0 +1,277 @@
+import io, warnings
+from contextlib import redirect_stdout
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+import matplotlib.pyplot as plt
+from fastai.basics import Adam, Callback, L, Learner, Lookahead, accuracy
+from fastai.callback.all import CancelStepException, GradientAccumulation, SaveModelCallback  # also patches fit_one_cycle
+
+from adamod_fastai.all import *
+from learners import cancer_learner, quiet
+from reference import Rule
+
+class Recount(Callback):
+    "Follow the run with the float64 rule, from the gradients the optimizer is given"
+    def __init__(self, rule): self.rule,self.rules,self.fractions,self.seen = rule,{},[],0
+    def before_step(self):
+        self.seen += 1
+        self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
+    def after_step(self):
+        clipped = total = 0
+        for p,g,h in self.todo:
+            rule = self.rules.setdefault(p, Rule(self.rule, np.zeros(p.shape)))
+            rule.beta3 = h['beta3']
+            rule.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
+            clipped += (rule.s < rule.eta).sum()
+            total += p.numel()
+        self.fractions.append(clipped/total)
+Recount.order = 100
+
+def measured(opt_func, setup=lambda learn: None, fit=lambda learn: learn.fit_one_cycle(3, 0.02), cbs=(), **kwargs):
+    recount = Recount((opt_func.func if isinstance(opt_func, partial) else opt_func).__name__)
+    learn = quiet(cancer_learner(opt_func, cbs=[ClippedFraction(),recount,*cbs], **kwargs))
+    setup(learn)
+    fit(learn)
+    return learn.clipped_fraction.fractions,recount.fractions
+
+def two_groups(learn):
+    learn.create_opt()
+    learn.opt.set_hyper('beta3', [0.99,0.8])
+
+CASES = {'one cycle': {},
+         'frozen': dict(setup=lambda o: o.freeze()),
+         'groups': dict(setup=two_groups, fit=lambda o: o.fit_one_cycle(3, slice(1e-3,1e-1))),
+         'accumulation': dict(cbs=[GradientAccumulation(48)]),
+         'flat': dict(fit=lambda o: o.fit(3, 0.02))}
+
+@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=lambda o: o.__name__)
+def test_equals_a_float64_recount(opt_func, case):
+    ours,want = measured(partial(opt_func, len_memory=15), **CASES[case])
+    assert len(ours) == len(want) > 20
+    assert np.abs(np.array(ours)-want).max() <= 2e-3
+    assert 0 < np.mean(want) < 1
+
+def test_accumulated_batches_count_once():
+    ours,_ = measured(partial(AdaMod, len_memory=5), cbs=[GradientAccumulation(48)])
+    assert len(ours) == 25*3//3
+
+def test_every():
+    every1 = quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=ClippedFraction()))
+    every1.fit(2, 0.01)
+    every7 = quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=ClippedFraction(every=7)))
+    every7.fit(2, 0.01)
+    assert every7.clipped_fraction.fractions == every1.clipped_fraction.fractions[::7]
+    assert every7.clipped_fraction.steps == every1.clipped_fraction.steps[::7]
+
+@pytest.mark.parametrize('every', [0,-1,1.5,'2'])
+def test_bad_every(every):
+    with pytest.raises(ValueError, match=f'every.*{every}'): ClippedFraction(every=every)
+
+# --- the table
+
+def table(learn, fit):
+    out = io.StringIO()
+    with redirect_stdout(out), learn.no_bar(): fit(learn)
+    return out.getvalue()
+
+def test_column_is_the_mean_of_the_epoch():
+    learn = cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction())
+    learn.logger = lambda *_: None
+    with learn.no_bar(): learn.fit_one_cycle(3, 0.02)
+    assert list(learn.recorder.metric_names) == ['epoch','train_loss','valid_loss','accuracy','clipped','time']
+    fractions = np.array(learn.clipped_fraction.fractions).reshape(3, -1).mean(1)
+    np.testing.assert_allclose([o[-1] for o in learn.recorder.values], fractions, atol=1e-9)
+
+def test_fits_again_without_adding_columns():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction()))
+    for _ in range(3):
+        learn.fit(1, 0.01)
+        assert list(learn.recorder.metric_names).count('clipped') == 1
+        assert list(learn.metrics.attrgot('name')) == ['accuracy']
+    assert len(learn.clipped_fraction.fractions) == 25
+
+def test_fit_after_an_interrupted_one():
+    class Stop(Callback):
+        def after_step(self): raise KeyboardInterrupt
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction()))
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, 0.01, cbs=Stop())
+    assert len(learn.validate()) == 2
+    learn.fit(1, 0.01)
+    assert list(learn.recorder.metric_names).count('clipped') == 1
+
+def test_save_model_can_monitor_it(tmp_path):
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(), path=tmp_path))
+    learn.fit(2, 0.01, cbs=SaveModelCallback(monitor='clipped', comp=np.less))
+    assert (tmp_path/'models'/'model.pth').exists()
+
+def test_train_metrics_do_not_break_it():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction()))
+    learn.recorder.train_metrics = True
+    learn.fit(1, 0.01)
+    assert len(learn.recorder.values[0]) == len(learn.recorder.metric_names)-2
+
+# --- silence
+
+def test_silent_outside_training():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction()))
+    learn.fit(1, 0.01)
+    before = list(learn.clipped_fraction.fractions)
+    assert len(learn.validate()) == 2
+    learn.get_preds()
+    learn.lr_find(show_plot=False, num_it=10)
+    assert learn.clipped_fraction.fractions == before
+    assert list(learn.metrics.attrgot('name')) == ['accuracy']
+
+def test_silent_in_an_exported_learner(tmp_path):
+    from fastai.basics import load_learner
+    learn = quiet(cancer_learner(AdaMod, cbs=ClippedFraction(), path=tmp_path))
+    learn.export('e.pkl')
+    loaded = load_learner(tmp_path/'e.pkl')
+    loaded.get_preds(dl=learn.dls.valid)
+    assert len(loaded.validate(dl=learn.dls.valid)) == 2
+
+@pytest.mark.parametrize('opt_func', [Adam,DiffGrad], ids=lambda o: o.__name__)
+def test_an_optimizer_without_memory_is_an_error(opt_func):
+    learn = quiet(cancer_learner(opt_func, cbs=ClippedFraction()))
+    before = [p.clone() for p in learn.model.parameters()]
+    learn.validate()
+    with pytest.raises(ValueError, match=f'memory.*{opt_func.__name__}'): learn.fit(1)
+    assert all(torch.equal(a, b) for a,b in zip(before, learn.model.parameters()))
+
+def test_skipped_steps_are_not_counted():
+    class Skip(Callback):
+        n = 0
+        def before_step(self):
+            self.n += 1
+            if self.n % 2: raise CancelStepException()
+    learn = quiet(cancer_learner(AdaMod, cbs=[ClippedFraction(),Skip()]))
+    learn.fit(2, 0.01)
+    assert len(learn.clipped_fraction.fractions) == 25
+
+def test_works_through_lookahead():
+    learn = quiet(cancer_learner(lambda p, **kw: Lookahead(AdaMod(p, len_memory=10, **kw)), cbs=ClippedFraction()))
+    learn.fit(1, 0.01)
+    assert len(learn.clipped_fraction.fractions) == 25 and learn.clipped_fraction.fractions[0] == 1.
+
+def test_parameters_train_the_same_with_and_without():
+    res = []
+    for cbs in [],[ClippedFraction()]:
+        learn = quiet(cancer_learner(partial(DiffMod, len_memory=15), cbs=cbs))
+        learn.fit_one_cycle(1, 0.02)
+        res.append([p.detach().clone() for p in learn.model.parameters()])
+    assert all(torch.equal(a, b) for a,b in zip(*res))
+
+# --- the warning
+
+def warned(fit, n=None, **kwargs):
+    learn = quiet(cancer_learner(partial(AdaMod, **kwargs), cbs=ClippedFraction()))
+    with warnings.catch_warnings(record=True) as ws:
+        warnings.simplefilter('always')
+        fit(learn)
+    return [str(o.message) for o in ws if 'memory' in str(o.message)]
+
+def test_says_once_that_the_memory_is_too_long():
+    msg, = warned(lambda o: o.fit(2), len_memory=80)
+    assert all(o in msg for o in ('50 batches','80','len_memory=5 '))
+
+def test_says_nothing_when_the_memory_fits(): assert not warned(lambda o: o.fit(2), len_memory=49)
+
+def test_validate_does_not_warn(): assert not warned(lambda o: o.validate(), len_memory=5000)
+
+def test_accumulation_shortens_the_fit():
+    msg, = warned(lambda o: o.fit(2, cbs=GradientAccumulation(32)), len_memory=40)
+    assert '25 batches' in msg
+
+# --- no waiting for the device
+
+def test_nothing_is_fetched_before_the_epoch_ends(monkeypatch):
+    "Every way from a tensor to a Python number is forbidden while a step is measured"
+    cb = ClippedFraction()
+    learn = quiet(cancer_learner(AdaMod, cbs=cb))
+    def refuse(*_, **__): raise AssertionError('waits for the device')
+    measure = cb.measure
+    def watched(todo):
+        with pytest.MonkeyPatch.context() as m:
+            for k in 'item','tolist','cpu','numpy','__bool__','__int__','__float__','__index__': m.setattr(torch.Tensor, k, refuse)
+            measure(todo)
+    cb.measure = watched
+    learn.fit(2, 0.01)
+    assert len(cb.fractions) == 50
+
+# --- plots
+
+@pytest.fixture(scope='module')
+def fitted():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=ClippedFraction()))
+    learn.fit_one_cycle(2, 0.02)
+    return learn
+
+def test_plot_draws_the_fractions_and_the_rate(fitted):
+    cb,(_,ax) = fitted.clipped_fraction,plt.subplots()
+    assert cb.plot(ax=ax) is ax
+    np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), cb.fractions)
+    right, = [o for o in ax.figure.axes if o is not ax]
+    np.testing.assert_allclose(right.get_lines()[0].get_ydata(), fitted.recorder.lrs)
+    assert ax.get_xlabel() and ax.get_ylabel() and right.get_ylabel()
+    plt.close('all')
+
+def test_plot_layers_draws_a_row_per_layer(fitted):
+    cb,(_,ax) = fitted.clipped_fraction,plt.subplots()
+    assert cb.plot_layers(ax=ax) is ax
+    img, = ax.get_images()
+    assert cb.layers == ['0','1','3'] == [o.get_text() for o in ax.get_yticklabels()]
+    assert img.get_array().shape == (3,50)
+    sizes = [sum(p.numel() for p in fitted.model[int(i)].parameters()) for i in cb.layers]
+    np.testing.assert_allclose(np.average(cb.layer_fractions, axis=1, weights=sizes), cb.fractions, atol=1e-12)
+    plt.close('all')
+
+def test_frozen_layers_are_missing():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=ClippedFraction()))
+    learn.freeze()
+    learn.fit(1, 0.02)
+    assert np.isnan(learn.clipped_fraction.layer_fractions[:,0]).all()      # the linear layer; batch norm trains on
+    assert not np.isnan(learn.clipped_fraction.layer_fractions[:,1:]).any()
+
+@pytest.mark.parametrize('plot', ['plot','plot_layers'])
+def test_nothing_to_plot(plot):
+    with pytest.raises(RuntimeError, match='fit with ClippedFraction first'): getattr(ClippedFraction(), plot)()
+
+# --- the distribution of the rates
+
+@pytest.mark.parametrize('opt_func,rule', [(Adam,'DiffGrad'),(AdaMod,'AdaMod'),(DeepMemory,'DeepMemory')], ids=str)
+def test_rate_histogram_equals_a_float64_recount(opt_func, rule):
+    rules,want = {},[]
+    class Rates(Callback):
+        order = 100
+        def before_step(self): self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
+        def after_step(self):
+            for p,g,h in self.todo:
+                r = rules.setdefault(p, Rule(rule, np.zeros(p.shape), beta3=h.get('beta3')))
+                r.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
+            want.append(np.log10(np.concatenate([rules[p].used.ravel() for p,*_ in self.todo])))
+    hist = RateHistogram(lo=-5, hi=2, bins=70)
+    quiet(cancer_learner(opt_func, cbs=[hist,Rates()])).fit_one_cycle(2, 0.02)
+    want = np.stack([np.histogram(o.clip(-5, 2), 70, (-5,2))[0]/o.size for o in want])
+    assert hist.histograms.shape == (50,70)
+    assert np.abs(hist.histograms.sum(1)-1).max() < 1e-5
+    assert np.abs(hist.histograms-want).sum(1).max() <= 4e-3        # an element at the edge of two bins
+
+def test_rate_histogram_of_sgd_is_an_error():
+    from fastai.basics import SGD
+    with pytest.raises(ValueError, match='Adam.*SGD'): quiet(cancer_learner(SGD, cbs=RateHistogram())).fit(1)
+
+@pytest.mark.parametrize('bad', [dict(lo=2, hi=2),dict(bins=0),dict(bins=1.5),dict(every=0)], ids=str)
+def test_rate_histogram_refuses(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): RateHistogram(**bad)
+
+def test_rate_histogram_plot():
+    cb,(_,ax) = RateHistogram(every=5),plt.subplots()
+    quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=cb)).fit(2, 0.01)
+    assert cb.plot(ax) is ax
+    assert ax.get_images()[0].get_array().shape == (120,10)
+    plt.close('all')

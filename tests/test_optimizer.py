@@ -1,0 +1,291 @@
+import copy, math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from hypothesis import given, settings, strategies as st
+from fastai.basics import Adam, Callback
+from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
+
+from adamod_fastai.all import *
+from learners import cancer_learner
+from reference import Rule
+
+OPTS = [(AdaMod,None),(DiffGrad,0),(DiffGrad,1),(DiffGrad,2),(DiffMod,0),(DiffMod,1),(DiffMod,2),(DeepMemory,1)]
+ids = lambda o: o.__name__ if callable(o) else None
+
+def one_cycle(n, lr_max=0.01):
+    "lr and mom of `fit_one_cycle`, as fastai's own schedules give them"
+    lrs,moms = combined_cos(0.25, lr_max/25, lr_max, lr_max/1e5),combined_cos(0.25, 0.95, 0.85, 0.95)
+    return [(lrs(i/n),moms(i/n)) for i in range(n)]
+
+def spread_grads(n, size=40):
+    "Gradients of `size` elements whose sizes lie over four orders of magnitude"
+    scale = 10**np.linspace(-3, 1, size)
+    return np.random.default_rng(0).normal(size=(n,size))*scale
+
+def kwargs_of(opt_func, version, **kwargs): return dict(kwargs, **({} if version is None else dict(version=version)))
+
+# --- against the equations
+
+@pytest.mark.parametrize('decouple_wd', [True,False])
+@pytest.mark.parametrize('opt_func,version,paper', [(*o,True) for o in OPTS] + [(*o,False) for o in OPTS if o[0] is not DiffGrad], ids=ids)
+def test_follows_the_equations(opt_func, version, paper, decouple_wd):
+    n,mem = 400,{} if opt_func is DiffGrad else dict(len_memory=50)
+    grads = spread_grads(n)
+    start = np.random.default_rng(1).normal(size=grads.shape[1])
+    ref = Rule(opt_func.__name__, start, beta3=0.98, version=version, paper=paper, decouple_wd=decouple_wd)
+    p = nn.Parameter(torch.tensor(start))
+    if opt_func is not DiffGrad: mem['paper'] = paper
+    opt = opt_func([p], lr=0.01, decouple_wd=decouple_wd, **mem, **({} if version is None else dict(version=version)))
+    eps,moved = (1e-6 if opt_func is DeepMemory else 1e-5),np.zeros_like(start)
+    for g,(lr,mom) in zip(grads, one_cycle(n)):
+        opt.set_hypers(lr=lr, mom=mom)
+        (p*torch.tensor(g)).sum().backward()     # accumulates in place, as in a Learner
+        opt.step()
+        opt.zero_grad()
+        before = ref.p
+        ref.step(g, lr, mom, eps=eps)
+        moved += np.abs(ref.p-before)
+    assert (np.abs(p.detach().numpy()-ref.p) <= 1e-6*moved).all()
+
+def test_no_memory_is_adam():
+    grads = torch.tensor(spread_grads(100), dtype=torch.float32)
+    res = []
+    for opt_func in partial(AdaMod, len_memory=1),Adam:
+        p = torch.ones(grads.shape[1])
+        opt = opt_func([p], lr=0.01)
+        for g in grads:
+            p.grad = g.clone()
+            opt.step()
+        res.append(p)
+    assert (res[0]-res[1]).abs().max() <= 1e-6
+
+# --- against other packages
+
+def published(name):
+    if name == 'pytorch_optimizer':
+        opt = pytest.importorskip(name).AdaMod
+        return lambda p, lr, wd: opt([p], lr=lr, betas=(0.9,0.99,0.99), eps=1e-8, weight_decay=wd)
+    opt = pytest.importorskip(name).AdaMod
+    return lambda p, lr, wd: opt([p], lr=lr, betas=(0.9,0.99), beta3=0.99, eps=1e-8, weight_decay=wd)
+
+@pytest.mark.parametrize('name', ['pytorch_optimizer','torch_optimizer'])
+def test_paper_false_is_the_published_code(name):
+    grads = torch.tensor(spread_grads(1000))
+    ps = [nn.Parameter(torch.ones(grads.shape[1], dtype=torch.float64)) for _ in range(2)]
+    opts = [published(name)(ps[0], 1e-3, 0.01), AdaMod([ps[1]], lr=1e-3, sqr_mom=0.99, beta3=0.99, eps=1e-8, wd=0.01, paper=False)]
+    for g in grads:
+        for p,opt in zip(ps, opts):
+            p.grad = g.clone()
+            opt.step()
+    assert (ps[0]-ps[1]).abs().max() <= 1e-6
+    assert (ps[0]-1).abs().max() > 0.01
+
+def test_diffgrad_is_the_published_code():
+    "With no weight decay and eps too small to matter: theirs is not debiased"
+    published = pytest.importorskip('torch_optimizer').DiffGrad
+    grads = torch.tensor(spread_grads(300))
+    ps = [nn.Parameter(torch.ones(grads.shape[1], dtype=torch.float64)) for _ in range(2)]
+    opts = [published([ps[0]], lr=1e-3, betas=(0.9,0.99), eps=1e-16), DiffGrad([ps[1]], lr=1e-3, eps=1e-16, wd=0.)]
+    for g in grads:
+        for p,opt in zip(ps, opts):
+            p.grad = g.clone()
+            opt.step()
+    assert (ps[0]-ps[1]).abs().max() <= 1e-6
+
+# --- state
+
+N_STATE = {'AdaMod': {'grad_avg','sqr_avg','lr_avg'}, 'DiffMod': {'grad_avg','sqr_avg','lr_avg','prev_grad'},
+           'DeepMemory': {'grad_avg','sqr_avg','lr_avg','prev_grad'}, 'DiffGrad': {'grad_avg','sqr_avg','prev_grad'}}
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_state_holds_only_what_the_next_step_needs(opt_func, tmp_path):
+    learn = cancer_learner(opt_func, path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    learn.save('m')
+    saved = torch.load(tmp_path/'models'/'m.pth', weights_only=False)['opt']
+    for (p,_,state,_),kept in zip(learn.opt.all_params(), saved['state']):
+        for s in state,kept:
+            assert {k for k,v in s.items() if torch.is_tensor(v)} == N_STATE[opt_func.__name__]
+            assert all(v.shape == p.shape for v in s.values() if torch.is_tensor(v))
+            assert set(s) - N_STATE[opt_func.__name__] <= {'step','do_wd','force_train'}
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16,torch.float16])
+@pytest.mark.parametrize('grad', [1e-3,0.1,3.])
+def test_memory_reaches_the_rate_in_half_precision(dtype, grad):
+    p = torch.ones(4, dtype=dtype)
+    g = torch.full((4,), grad, dtype=dtype)
+    opt = AdaMod([p], lr=1e-3, wd=0.)
+    for _ in range(8000):
+        p.grad = g.clone()
+        opt.step()
+    state = opt.state[p]
+    assert state['lr_avg'].dtype == torch.float32
+    want = 1e-3/(g.double()+1e-5)
+    assert ((state['lr_avg'].double()-want).abs() <= 0.05*want).all()
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_resumed_run_is_the_same_to_the_bit(opt_func, tmp_path):
+    def batches(learn, n):
+        learn.model.train()
+        for xb,yb in list(learn.dls.valid)[:n]:
+            nn.functional.cross_entropy(learn.model(xb), yb).backward()
+            learn.opt.step()
+            learn.opt.zero_grad()
+    straight,first,resumed = (cancer_learner(opt_func, path=tmp_path, seed=s) for s in (0,0,1))
+    for o in straight,first,resumed: o.create_opt(); o.opt.set_hypers(lr=0.01)
+    batches(straight, 10); batches(straight, 10)
+    batches(first, 10)
+    first.save('half')
+    resumed.load('half')
+    batches(resumed, 10)
+    for a,b in zip(straight.model.state_dict().values(), resumed.model.state_dict().values()): assert torch.equal(a, b)
+    for (_,_,a,_),(_,_,b,_) in zip(straight.opt.all_params(), resumed.opt.all_params()):
+        assert set(a) == set(b)
+        for k in a: assert torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k]
+
+# --- hypers and errors
+
+def test_defaults_are_adams_plus_beta3():
+    ours,adams = AdaMod([torch.ones(1)], lr=0.1).hypers[0],Adam([torch.ones(1)], lr=0.1).hypers[0]
+    assert {k:ours[k] for k in adams} == adams
+    assert ours['beta3'] == 0.999
+
+@pytest.mark.parametrize('opt_func,n', [(AdaMod,1000),(DiffMod,1000),(DeepMemory,200)], ids=ids)
+def test_default_memory(opt_func, n):
+    assert opt_func([torch.ones(1)], lr=0.1).hypers[0]['beta3'] == pytest.approx(1-1/n, abs=1e-12)
+    assert opt_func([torch.ones(1)], lr=0.1, len_memory=2.5).hypers[0]['beta3'] == pytest.approx(0.6, abs=1e-12)
+
+BAD = [dict(len_memory=0.99), dict(len_memory=-3), dict(len_memory=math.nan), dict(len_memory=math.inf), dict(len_memory='many'),
+       dict(beta3=1.), dict(beta3=-1e-3), dict(beta3=math.nan), dict(beta3='x'), dict(mom=1.), dict(sqr_mom=-0.1), dict(eps=-1e-8), dict(lr=-1.), dict(lr=math.nan)]
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=ids)
+@pytest.mark.parametrize('bad', BAD, ids=str)
+def test_bad_values_are_refused_by_name(opt_func, bad):
+    (k,v), = bad.items()
+    with pytest.raises(ValueError) as e: opt_func([torch.ones(1)], **dict(dict(lr=0.1), **bad))
+    assert k in str(e.value) and str(v) in str(e.value)
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=ids)
+def test_beta3_and_len_memory_exclude_each_other(opt_func):
+    with pytest.raises(ValueError, match='beta3.*len_memory.*0.9.*50'): opt_func([torch.ones(1)], lr=0.1, beta3=0.9, len_memory=50)
+
+@pytest.mark.parametrize('opt_func', [DiffGrad,DiffMod,DeepMemory], ids=ids)
+@pytest.mark.parametrize('version', [3,-1,None,'0',1.,True])
+def test_unknown_version(opt_func, version):
+    with pytest.raises(ValueError, match='version'): opt_func([torch.ones(1)], lr=0.1, version=version)
+
+def test_refused_hyper_changes_nothing():
+    opt = AdaMod([[torch.ones(1)],[torch.ones(1)]], lr=0.1)
+    before = copy.deepcopy(opt.hypers)
+    with pytest.raises(ValueError, match='beta3.*1.5'): opt.set_hyper('beta3', [0.9,1.5])
+    assert opt.hypers == before
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_sparse_gradient_stops_before_anything_moved(opt_func):
+    dense,emb = nn.Parameter(torch.ones(3)),nn.Embedding(6, 2, sparse=True)
+    opt = opt_func([dense,emb.weight], lr=0.1)
+    dense.grad = torch.ones(3)
+    emb(torch.tensor([1,4])).sum().backward()
+    with pytest.raises(RuntimeError, match=r'parameter 1.*\(6, 2\).*sparse'): opt.step()
+    assert torch.equal(dense.data, torch.ones(3)) and not opt.state[dense]
+
+def test_beta3_can_be_scheduled_and_set_per_group():
+    seen = []
+    class Record(Callback):
+        def after_step(self): seen.append([h['beta3'] for h in self.opt.hypers])
+    learn = cancer_learner(AdaMod, cbs=[ParamScheduler({'beta3': lambda pct: [SchedLin(0.9, 0.99)(pct), SchedLin(0.5, 0.6)(pct)]}), Record()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    seen = np.array(seen)
+    want = np.linspace(0, 1, len(seen), endpoint=False)
+    np.testing.assert_allclose(seen, np.stack([0.9+0.09*want, 0.5+0.1*want], 1), atol=1e-9)
+
+# --- properties
+
+rates = st.floats(1e-5, 1.)
+betas = st.sampled_from([0.,0.5,0.9,0.99,0.999])
+shapes = st.sampled_from([(),(1,),(0,),(7,),(3,4),(2,3,2,2)])
+dtypes = st.sampled_from([torch.float32,torch.float64,torch.bfloat16])
+
+def drive(opt_func, shape, dtype, n, seed, scale=1., **kwargs):
+    "`n` steps of random gradients; what each step used: (parameter before, after, opt)"
+    g = torch.Generator().manual_seed(seed)
+    p = torch.randn(shape, generator=g).to(dtype)
+    opt = opt_func([p], wd=0., **kwargs)
+    for _ in range(n):
+        p.grad = (torch.randn(shape, generator=g)*10**torch.randn(shape, generator=g)).to(dtype)*scale
+        before = p.clone()
+        opt.step()
+        yield before,p,opt
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, dtype=dtypes, lr=rates, mom=betas, sqr_mom=betas, beta3=betas, seed=st.integers(0,1000), paper=st.booleans())
+def test_rate_never_exceeds_the_adaptive_rate_nor_the_memory(shape, dtype, lr, mom, sqr_mom, beta3, seed, paper):
+    used = []
+    def spy(p, rate, lr_avg, **kwargs): used.append((rate.clone(),lr_avg.clone(),adaptive_rate(p, **kwargs)['rate']))
+    p = torch.ones(shape, dtype=dtype)
+    opt = AdaMod([p], lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, paper=paper)
+    opt.cbs.insert(len(opt.cbs)-1, spy)
+    for i in range(6):
+        p.grad = torch.randn(shape, generator=torch.Generator().manual_seed(seed+i)).to(dtype)
+        opt.step()
+    assert len(used) == 6
+    for rate,memory,eta in used: assert (rate <= memory).all() and (rate <= eta).all() and (rate >= 0).all()
+
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, dtype=st.sampled_from([torch.float32,torch.float64]), lr=rates, mom=betas, sqr_mom=betas, beta3=betas,
+       version=st.sampled_from([0,1]), seed=st.integers(0,1000))
+def test_diffmod_never_steps_further_than_adamod(shape, dtype, lr, mom, sqr_mom, beta3, version, seed):
+    kwargs = dict(lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3)
+    mods = drive(AdaMod, shape, dtype, 6, seed, **kwargs)
+    diffs = drive(partial(DiffMod, version=version), shape, dtype, 6, seed, **kwargs)
+    spacing = torch.finfo(dtype).eps
+    for (a0,a1,_),(d0,d1,_) in zip(mods, diffs):
+        rounding = spacing*torch.maximum(a0.abs(), d0.abs()).clamp(min=torch.maximum(a1.abs(), d1.abs()))*2
+        assert ((d1-d0).abs() <= (a1-a0).abs() + rounding).all()
+
+@settings(max_examples=60, deadline=None)
+@given(lr=rates, mom=betas, sqr_mom=betas, beta3=betas, seed=st.integers(0,1000), scale=st.floats(1e-6,1e6), paper=st.booleans())
+def test_scaling_the_gradients_changes_nothing(lr, mom, sqr_mom, beta3, seed, scale, paper):
+    kwargs = dict(lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, eps=0., paper=paper)
+    for (_,a,_),(_,b,_) in zip(drive(AdaMod, (5,), torch.float64, 8, seed, **kwargs), drive(AdaMod, (5,), torch.float64, 8, seed, scale=scale, **kwargs)):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_parameters_without_a_gradient_stay(opt_func):
+    with_grad,without = torch.ones(3),torch.ones(3)
+    with_grad.grad = torch.ones(3)
+    opt = opt_func([with_grad,without], lr=0.1)
+    for _ in range(3): opt.step()
+    assert torch.equal(without, torch.ones(3)) and not opt.state[without]
+    assert (with_grad < 1).all()
+
+# --- in a Learner
+
+@pytest.mark.parametrize('opt_func', [partial(AdaMod, len_memory=20),partial(DiffMod, len_memory=20),DiffGrad,DeepMemory], ids=lambda o: getattr(o, 'func', o).__name__)
+def test_trains_a_learner(opt_func):
+    learn = cancer_learner(opt_func)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 0.02)
+    assert learn.validate()[1] > 0.92
+
+def test_adamod_trains_where_adam_diverges():
+    "AdaMod's promise at its smallest: a learning rate a hundred times too high"
+    res = {}
+    for opt_func in AdaMod,Adam:
+        learn = cancer_learner(opt_func)
+        with learn.no_bar(), learn.no_logging(): learn.fit(4, 1.)
+        res[opt_func.__name__] = learn.validate()
+    assert res['AdaMod'][0] < res['Adam'][0]
+
+def test_star_import_shadows_nothing_of_fastai():
+    import adamod_fastai.all as ours
+    public = {k for k in vars(ours) if not k.startswith('_')}
+    import importlib
+    for mod in 'basics','vision.all','tabular.all','text.all','collab','callback.all':
+        theirs = importlib.import_module(f'fastai.{mod}')
+        clash = {k for k in public & set(vars(theirs)) if getattr(theirs, k) is not getattr(ours, k)}
+        assert not clash, f'fastai.{mod}: {clash}'
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','len2beta3','adaptive_rate'} <= public

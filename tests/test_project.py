@@ -1,0 +1,54 @@
+"The notebooks run, and the package and README are what they give"
+import filecmp, os, re, shutil, subprocess, sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+notebooks = sorted(o.relative_to(root) for o in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in o.parts)
+command = lambda name: str(Path(sys.executable).parent/name)
+
+def tracked_copy(to):
+    "What git tracks, or would track, copied to the folder `to`"
+    files = subprocess.run(['git','ls-files','-z','--cached','--others','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
+    for f in filter(None, files.split('\0')):
+        if (root/f).is_file():
+            (to/f).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(root/f, to/f)
+    return to
+
+@pytest.mark.parametrize('nb', notebooks, ids=str)
+def test_notebook_runs(nb):
+    env = dict(os.environ, MPLBACKEND='Agg')
+    res = subprocess.run([command('nbdev-test'),str(nb)], cwd=root, env=env, capture_output=True, text=True)
+    assert res.returncode == 0, res.stdout[-2000:]+res.stderr[-4000:]
+
+def test_export_changes_nothing(tmp_path):
+    copy = tracked_copy(tmp_path)
+    subprocess.run([command('nbdev-export')], cwd=copy, check=True, capture_output=True)
+    files = {o.relative_to(d) for d in (root/'adamod_fastai',copy/'adamod_fastai') for o in d.rglob('*.py')}
+    differ = filecmp.cmpfiles(root/'adamod_fastai', copy/'adamod_fastai', files, shallow=False)
+    assert not differ[1]+differ[2]
+
+def test_clean_changes_nothing(tmp_path):
+    copy = tracked_copy(tmp_path)
+    subprocess.run([command('nbdev-clean')], cwd=copy, check=True, capture_output=True)
+    assert [str(o) for o in notebooks if (root/o).read_text() != (copy/o).read_text()] == []
+
+def test_readme_is_what_the_index_gives():
+    res = subprocess.run([sys.executable,'docs/readme.py','--check'], cwd=root, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr
+
+@pytest.mark.parametrize('nb', notebooks, ids=str)
+def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
+    assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', (root/nb).read_text())
+
+def test_version_stands_once():
+    cfg = ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(root/'settings.ini')
+    from importlib.metadata import version
+    import adamod_fastai
+    assert adamod_fastai.__version__ == version('adamod_fastai') == cfg['DEFAULT']['version']
+    others = [o for o in (*root.glob('*.py'), *root.glob('adamod_fastai/*.py'), root/'pyproject.toml') if cfg['DEFAULT']['version'] in o.read_text()]
+    assert others == []
