@@ -193,8 +193,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.fused._Kernel.__call__': ('fused.html#_kernel.__call__', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Kernel.__init__': ('fused.html#_kernel.__init__', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Kernel._backend': ('fused.html#_kernel._backend', 'adamod_fastai/fused.py'),
-                                     'adamod_fastai.fused._Kernel._compile': ('fused.html#_kernel._compile', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Kernel._guarded': ('fused.html#_kernel._guarded', 'adamod_fastai/fused.py'),
+                                     'adamod_fastai.fused._Kernel.compile': ('fused.html#_kernel.compile', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Kernel.narrow': ('fused.html#_kernel.narrow', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Kernel.row': ('fused.html#_kernel.row', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Leaf': ('fused.html#_leaf', 'adamod_fastai/fused.py'),
@@ -218,6 +218,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.fused._Program.__call__': ('fused.html#_program.__call__', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Program.__init__': ('fused.html#_program.__init__', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Program._add': ('fused.html#_program._add', 'adamod_fastai/fused.py'),
+                                     'adamod_fastai.fused._Program.compile': ('fused.html#_program.compile', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Recorder': ('fused.html#_recorder', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Recorder.__init__': ('fused.html#_recorder.__init__', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._Recorder.call': ('fused.html#_recorder.call', 'adamod_fastai/fused.py'),
@@ -292,5 +293,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'adamod_fastai.optimizer.len2beta3': ('optimizer.html#len2beta3', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.mean_rate': ('optimizer.html#mean_rate', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.rate_step': ('optimizer.html#rate_step', 'adamod_fastai/optimizer.py'),
-                                         'adamod_fastai.optimizer.start_sqr_avg': ( 'optimizer.html#start_sqr_avg',
-                                                                                    'adamod_fastai/optimizer.py')}}}
+                                         'adamod_fastai.optimizer.start_averages': ( 'optimizer.html#start_averages',
+                                                                                     'adamod_fastai/optimizer.py')}}}

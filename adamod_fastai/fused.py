@@ -284,13 +284,13 @@ class _Emitter:
         self.graph.output(())
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
-# %% ../nbs/01_fused.ipynb #c71617d4
+# %% ../nbs/01_fused.ipynb #e4d971df
 _most_leaves = 16
 
 class _Program:
     "Step functions for one `spec`, as a function of numbers and one of tensors"
     def __init__(self, cbs, spec, state, hyper, static):
-        self.cbs,self.static,self.kernel = cbs,static,None
+        self.cbs,self.static,self.kernel,self.why = cbs,static,None,None
         self.inputs = [*(('s',k) for k in spec.counts), *(('h',k) for k,v in spec.hyper if v is None)]
         self.numbers = numbers = _Numbers(f'{a}_{k}' for a,k in self.inputs)
         self.asks,self.leaves,todo = {},{},[()]
@@ -322,6 +322,11 @@ class _Program:
         self.leaves[path] = leaf
         if len(self.leaves) > _most_leaves: raise _Refused('takes too many decisions')
 
+    def compile(self):
+        if self.kernel is None or self.kernel.compiled is not None: return
+        try: self.kernel.compile()
+        except Exception as e: self.kernel,self.why = None,f'torch.compile fails: {type(e).__name__}: {str(e).strip().splitlines()[0]}'
+
     def __call__(self, state, hyper):
         "The leaf for these numbers, the state's numbers after it, and what goes into `nums` and `host`"
         vals,path = self.numbers([state.get(k, _flags.get(k)) if a=='s' else hyper[k] for a,k in self.inputs]),()
@@ -332,9 +337,9 @@ class _Program:
         rows = [[vals[o[0]] if type(o) is tuple else float(leaf.index==o+1) for o in v] for v in self.rows.values()]
         return leaf,counts,rows
 
-# %% ../nbs/01_fused.ipynb #17bf5e27
+# %% ../nbs/01_fused.ipynb #a96d817a
 class _Kernel:
-    "The function of tensors, compiled when it is first called"
+    "The function of tensors, compiled"
     def __init__(self, module, spec, number_dtype, n_nums, n_host):
         self.module,self.spec,self.number_dtype,self.n_nums,self.n_host = module,spec,number_dtype,n_nums,n_host
         self.compiled,self.direct,self.graphs,self.ran = None,{},0,None
@@ -369,7 +374,8 @@ class _Kernel:
     @property
     def narrow(self): return self.spec.dtype in _narrow or any(d in _narrow for _,d in self.spec.tensors)
 
-    def _compile(self):
+    def compile(self):
+        "Compile for tensors of any size"
         self.compiled = torch.compile(self.module.forward, backend=self._backend, dynamic=True, fullgraph=True)
         flats = [torch.zeros(1<<18, dtype=d, device=self.spec.device) for d in (self.spec.dtype, self.spec.dtype, *(d for _,d in self.spec.tensors))]
         rows = self.row([[0.]*self.n_nums, [0.]*self.n_host])
@@ -377,7 +383,6 @@ class _Kernel:
         self._guarded(flats+rows)
 
     def __call__(self, flats, rows):
-        if self.compiled is None: self._compile()
         args,n = [*flats,*rows],len(flats[0])
         if n in self.direct:
             fn,order = self.direct[n]
@@ -386,7 +391,7 @@ class _Kernel:
             found = self._guarded(args)
             if found: self.direct[n] = found
 
-# %% ../nbs/01_fused.ipynb #bf1277a9
+# %% ../nbs/01_fused.ipynb #8d5ed28e
 _programs,_static = {},{}
 
 def _cb_key(cb):
@@ -404,12 +409,14 @@ def _program(cbs, spec, state, hyper):
         full = key,spec._replace(hyper=_hyper_spec(hyper, static))
         try:
             if full not in _programs: _programs[full] = _Program(cbs, full[1], state, hyper, static)
+            _programs[full].compile()
             return _programs[full]
         except _Static as e: _static[base] = (*static,e.args[0])
 
-# %% ../nbs/01_fused.ipynb #04fc67ac
+# %% ../nbs/01_fused.ipynb #08f27ed3
 _sizes = dict(cpu=(1<<16,1<<17)) # numel below which a tensor is gathered, and to how many together
 _other_sizes = 1<<20,1<<22
+_least = 1<<12
 
 def _is_dense(p): return torch.empty_like(p, device='meta').stride() == p.stride()
 def _strides(p): return p.stride() if _is_dense(p) else torch.empty(p.shape, device='meta').stride()
@@ -476,16 +483,18 @@ def _views(flat, ps):
         at += p.numel()
     return res
 
-# %% ../nbs/01_fused.ipynb #499d3b97
+# %% ../nbs/01_fused.ipynb #0adb0d29
 class _Batch:
     "Parameters of one group that have all numbers in common"
     def __init__(self, program, group, spec, idx, ps, states, scratch):
         self.program,self.group,self.spec,self.states = program,group,spec,states
         self.names,self.counts = [k for k,_ in spec.tensors],[k for k in spec.counts if k in states[0]]
         small,most = _sizes.get(spec.device.type, _other_sizes)
-        self.parts = [_Single(i, p, s, self.names) for i,p,s in zip(idx, ps, states) if p.numel()>=small]
-        for o in _bags([o for o in zip(idx, ps, states) if o[1].numel()<small], most):
-            self.parts.append(_Gathered(*zip(*o), self.names, scratch))
+        items,self.parts = list(zip(idx, ps, states)),[]
+        bags = _bags([o for o in items if o[1].numel()<small], most)
+        for o in [*([o] for o in items if o[1].numel()>=small), *bags]:
+            alone = len(o)==1 and o[0][1].numel()>1 and _is_dense(o[0][1])
+            self.parts.append(_Single(*o[0], self.names) if alone else _Gathered(*zip(*o), self.names, scratch))
         self.tensors = self._tensors()
 
     def _tensors(self): return [s[k] for k in self.names for s in self.states]
@@ -498,8 +507,9 @@ class _Batch:
         except KeyError: return False
 
 def _bags(items, most):
-    "`items` in lists whose parameters have at most `most` elements together"
+    "`items` in lists whose parameters have at most `most` elements together, and about half of all: two buffers are then as large as all"
     res,n = [],0
+    most = min(most, max(sum(o[1].numel() for o in items)//2, _least))
     for o in items:
         n += o[1].numel()
         if n > most or not res: res,n = [*res,[]],o[1].numel()
@@ -524,7 +534,7 @@ def _spec(p, g, state, hyper):
     except TypeError: return None,'its state or its hypers hold something that cannot be compared'
     return spec,None
 
-# %% ../nbs/01_fused.ipynb #739136ce
+# %% ../nbs/01_fused.ipynb #436281d6
 class _Plan:
     "Which parameters are stepped together, for as long as the same ones have gradients"
     def __init__(self, opt, ps, gs):
@@ -553,7 +563,7 @@ class _Plan:
         except _Refused as e: return None,None,str(e)
         spec = spec._replace(hyper=_hyper_spec(hyper, program.static))
         if program.kernel is None:
-            why = next((o.why for o in program.leaves.values() if o.why), '')
+            why = program.why or next((o.why for o in program.leaves.values() if o.why), '')
             if not why and not set(state) <= set(_flags): why = 'what they keep in the state changes from step to step'
         return program,spec,why
 
