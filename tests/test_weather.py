@@ -225,7 +225,7 @@ def test_memory_does_not_grow(opt_func):
     def count():
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()),resident()
-    train(m, opt, 100, 0)
+    train(m, opt, 1000, 0)
     tensors,bytes = count()
     train(m, opt, 2000, 1)
     after = count()
