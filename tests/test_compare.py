@@ -364,3 +364,20 @@ def test_command_interrupted(tmp_path):
     out,err = p.communicate(timeout=120)
     assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
     assert 1 <= len(rows(path)) < 54
+
+# --- the memory
+
+def test_clipped_is_measured_where_there_is_a_memory():
+    df = compare(Tiny(), {'Adam': known_opts['Adam'], 'AdaMod': known_opts['AdaMod']}, 0.1, seeds=1, n_epoch=2).set_index('opt')
+    assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
+
+def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
+    once = dict(opts='AdaMod', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
+    default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)
+    assert fitting.clipped[0] < default.clipped[0]
+    assert len(pd.read_csv(tmp_path/'results.csv')) == 2
+    assert compare(Tiny(), **once, memory=0.1).seconds[0] == fitting.seconds[0]
+
+@pytest.mark.parametrize('memory', [0,-1,math.nan,math.inf,'much'])
+def test_bad_memory(memory):
+    with pytest.raises(ValueError, match=f'memory: {memory!r}'): compare(Tiny(), 'AdaMod', 0.1, memory=memory)
