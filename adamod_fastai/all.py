@@ -1,2 +1,4 @@
 from .optimizer import *
+from .fused import *
 from .callback import *
+from .compare import *

@@ -34,7 +34,16 @@ def _check_hyper(k, v):
     else: return
     if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
 
-# %% ../nbs/00_optimizer.ipynb #279247b5
+# %% ../nbs/00_optimizer.ipynb #b4d1e399
+def _run(cbs, p, state, hyper):
+    "Call the step functions `cbs` on `p` in turn and keep in `state` what they return"
+    kwargs = {**state, **hyper}
+    for cb in cbs:
+        new = cb(p, **kwargs)
+        if isinstance(new, dict): state.update(new); kwargs.update(new)
+    for k in [k for k,v in state.items() if v is None]: del state[k]
+
+# %% ../nbs/00_optimizer.ipynb #5dc5e1af
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -73,11 +82,7 @@ class ModOptimizer(Optimizer):
         self._check_grads(todo)
         self._follow(todo)
         for p,_,state,hyper in todo:
-            kwargs = {**state, **hyper}
-            for cb in self.cbs:
-                new = cb(p, **kwargs)
-                if isinstance(new, dict): state.update(new); kwargs.update(new)
-            for k in [k for k,v in state.items() if v is None]: del state[k]
+            _run(self.cbs, p, state, hyper)
             self.state[p] = state
 
 # %% ../nbs/00_optimizer.ipynb #41242a51
@@ -161,7 +166,14 @@ def _averages(decouple_wd):
     return [weight_decay if decouple_wd else l2_reg, partial(average_grad, dampening=True),
             start_sqr_avg, average_sqr_grad, step_stat, adaptive_rate]
 
-# %% ../nbs/00_optimizer.ipynb #06daa559
+# %% ../nbs/00_optimizer.ipynb #451c3895
+def _optimizer(fused):
+    "The class that runs the step functions"
+    if not fused: return ModOptimizer
+    from adamod_fastai.fused import FusedOptimizer
+    return FusedOptimizer
+
+# %% ../nbs/00_optimizer.ipynb #63301d16
 def AdaMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -172,13 +184,14 @@ def AdaMod(
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True # The rule of the paper, or that of the authors' released code?
+    paper:bool=True, # The rule of the paper, or that of the authors' released code?
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
     cbs = _averages(decouple_wd) + [average_lr, clip_rate, rate_step]
-    return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd, paper=paper)
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd, paper=paper)
 
-# %% ../nbs/00_optimizer.ipynb #7158b450
+# %% ../nbs/00_optimizer.ipynb #e67203a2
 def DiffGrad(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -187,13 +200,14 @@ def DiffGrad(
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    version:int=0 # Which `friction`: 0, 1 or 2
+    version:int=0, # Which `friction`: 0, 1 or 2
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
     cbs = _averages(decouple_wd) + [friction, rate_step]
-    return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #0fc6c79e
+# %% ../nbs/00_optimizer.ipynb #964b6e83
 def DiffMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -205,14 +219,15 @@ def DiffMod(
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
-    version:int=0 # Which `friction`: 0, 1 or 2
+    version:int=0, # Which `friction`: 0, 1 or 2
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = _averages(decouple_wd) + [average_lr, clip_rate, friction, rate_step]
-    return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd,
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd,
                         paper=paper, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #c433181d
+# %% ../nbs/00_optimizer.ipynb #cc2b46e3
 def DeepMemory(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -224,11 +239,12 @@ def DeepMemory(
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
-    version:int=1 # Which `friction`: 0, 1 or 2
+    version:int=1, # Which `friction`: 0, 1 or 2
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
     cbs = _averages(decouple_wd) + [average_lr, mean_rate, friction, rate_step]
-    return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
                         paper=paper, version=version)
 
 # %% ../nbs/00_optimizer.ipynb #c8d7f6dd

@@ -194,12 +194,12 @@ def test_nothing_is_fetched_before_the_epoch_ends(monkeypatch):
     cb = ClippedFraction()
     learn = quiet(cancer_learner(AdaMod, cbs=cb))
     def refuse(*_, **__): raise AssertionError('waits for the device')
-    measure = cb._measure
-    def watched():
+    measure = cb.measure
+    def watched(todo):
         with pytest.MonkeyPatch.context() as m:
             for k in 'item','tolist','cpu','numpy','__bool__','__int__','__float__','__index__': m.setattr(torch.Tensor, k, refuse)
-            measure()
-    cb._measure = watched
+            measure(todo)
+    cb.measure = watched
     learn.fit(2, 0.01)
     assert len(cb.fractions) == 50
 
@@ -239,4 +239,39 @@ def test_frozen_layers_are_missing():
 
 @pytest.mark.parametrize('plot', ['plot','plot_layers'])
 def test_nothing_to_plot(plot):
-    with pytest.raises(RuntimeError, match='fit with this callback first'): getattr(ClippedFraction(), plot)()
+    with pytest.raises(RuntimeError, match='fit with ClippedFraction first'): getattr(ClippedFraction(), plot)()
+
+# --- the distribution of the rates
+
+@pytest.mark.parametrize('opt_func,rule', [(Adam,'DiffGrad'),(AdaMod,'AdaMod'),(DeepMemory,'DeepMemory')], ids=str)
+def test_rate_histogram_equals_a_float64_recount(opt_func, rule):
+    rules,want = {},[]
+    class Rates(Callback):
+        order = 100
+        def before_step(self): self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
+        def after_step(self):
+            for p,g,h in self.todo:
+                r = rules.setdefault(p, Rule(rule, np.zeros(p.shape), beta3=h.get('beta3')))
+                r.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
+            want.append(np.log10(np.concatenate([rules[p].used.ravel() for p,*_ in self.todo])))
+    hist = RateHistogram(lo=-5, hi=2, bins=70)
+    quiet(cancer_learner(opt_func, cbs=[hist,Rates()])).fit_one_cycle(2, 0.02)
+    want = np.stack([np.histogram(o.clip(-5, 2), 70, (-5,2))[0]/o.size for o in want])
+    assert hist.histograms.shape == (50,70)
+    assert np.abs(hist.histograms.sum(1)-1).max() < 1e-5
+    assert np.abs(hist.histograms-want).sum(1).max() <= 4e-3        # an element at the edge of two bins
+
+def test_rate_histogram_of_sgd_is_an_error():
+    from fastai.basics import SGD
+    with pytest.raises(ValueError, match='Adam.*SGD'): quiet(cancer_learner(SGD, cbs=RateHistogram())).fit(1)
+
+@pytest.mark.parametrize('bad', [dict(lo=2, hi=2),dict(bins=0),dict(bins=1.5),dict(every=0)], ids=str)
+def test_rate_histogram_refuses(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))): RateHistogram(**bad)
+
+def test_rate_histogram_plot():
+    cb,(_,ax) = RateHistogram(every=5),plt.subplots()
+    quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=cb)).fit(2, 0.01)
+    assert cb.plot(ax) is ax
+    assert ax.get_images()[0].get_array().shape == (120,10)
+    plt.close('all')

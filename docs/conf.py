@@ -1,0 +1,28 @@
+from importlib.metadata import distribution
+
+project = 'adamod_fastai'
+release = distribution(project).version
+author = distribution(project).metadata['Author']
+html_title = project
+
+extensions = ['myst_nb']
+nb_execution_mode = 'off'
+nb_merge_streams = True
+nb_output_stderr = 'remove'
+nb_ipywidgets_js = {}
+myst_enable_extensions = ['amsmath', 'colon_fence', 'dollarmath', 'html_image']
+myst_heading_anchors = 4
+
+add_module_names = False
+toc_object_entries = False
+
+html_theme = 'furo'
+html_static_path = ['static', str(distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js'))]
+html_css_files = ['site.css']
+mathjax_path = 'tex-svg-full.js'
+mathjax3_config = {'options': {'enableMenu': False}}
+html_use_index = False
+html_show_copyright = False
+html_copy_source = False
+html_show_sourcelink = False
+html_show_search_summary = False  # it would fetch each page, which browsers refuse when the site is read from files

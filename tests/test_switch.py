@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+from functools import partial
+from fastai.basics import SGD, Callback, Lookahead, OptimWrapper
+from fastai.callback.all import SaveModelCallback  # also patches fit_one_cycle and fit_flat_cos
+
+from adamod_fastai.all import *
+from learners import cancer_learner, quiet
+
+adamod = partial(AdaMod, len_memory=10)
+params = lambda learn: [p.detach().clone() for p in learn.model.parameters()]
+same = lambda a, b: all(torch.equal(x, y) for x,y in zip(a, b))
+
+class Record(Callback):
+    "Rates, momentum and parameters after every step"
+    order = 100
+    def __init__(self): self.lrs,self.moms,self.params = [],[],[]
+    def after_step(self):
+        self.lrs.append([h['lr'] for h in self.opt.hypers]); self.moms.append([h['mom'] for h in self.opt.hypers])
+        self.params.append(params(self.learn))
+
+def fitted(opt_func, *cbs, fit=lambda o: o.fit_one_cycle(4, 0.01), setup=lambda o: None, **kwargs):
+    learn = quiet(cancer_learner(opt_func, cbs=[Record(),*cbs], **kwargs))
+    setup(learn)
+    fit(learn)
+    return learn
+
+SCHEDULES = {'one_cycle': lambda lr, **kw: lambda o: o.fit_one_cycle(4, lr, **kw), 'flat': lambda lr, **kw: lambda o: o.fit(4, lr),
+             'flat_cos': lambda lr, **kw: lambda o: o.fit_flat_cos(4, lr)}
+
+@pytest.mark.parametrize('schedule', SCHEDULES)
+@pytest.mark.parametrize('lr', [0.05,slice(0.01,0.1)], ids=str)
+def test_from_the_start_it_is_sgd(schedule, lr):
+    "The whole fit with SGD is fastai's own SGD under the same schedule at its own rate"
+    switched = fitted(adamod, SwitchToSGD(lr=lr, pct=0., mom=0.9), fit=SCHEDULES[schedule](slice(1e-3,1e-2)))
+    sgd = fitted(partial(SGD, mom=0.9, wd=0.01), fit=SCHEDULES[schedule](lr, moms=(0.9,0.9,0.9)))
+    np.testing.assert_allclose(switched.record.lrs, sgd.record.lrs, rtol=1e-4)
+    for a,b in zip(params(switched), params(sgd)): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+def test_before_the_switch_it_is_adamod():
+    switched,plain = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5)),fitted(adamod)
+    for i,(a,b) in enumerate(zip(switched.record.params, plain.record.params)): assert same(a, b) == (i < 50)
+    assert switched.record.moms[50] == [0.9,0.9]
+
+def test_the_momentum_is_carried_over():
+    "The first step of SGD is fastai's equation, started from the sum that AdaMod's average stands for"
+    avgs,grads = [],[]
+    class Keep(Callback):
+        order = 100
+        def before_step(self): grads.append([p.grad.clone() for p in self.model.parameters()])
+        def after_step(self): avgs.append([s.get('grad_avg', torch.tensor(0.)).clone() for _,_,s,_ in self.opt.all_params()])
+    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5, mom=0.8), Keep(), fit=lambda o: o.fit(4, 0.01))
+    decays = [s.get('do_wd', True) for _,_,s,_ in learn.opt.all_params()]
+    assert sorted(set(decays)) == [False,True]
+    for p0,p1,m,g,decay in zip(learn.record.params[49], learn.record.params[50], avgs[49], grads[50], decays):
+        want = p0*(1-0.1*0.01*decay) - 0.1*(0.8*m/(1-0.8) + g)
+        torch.testing.assert_close(p1, want, rtol=1e-5, atol=1e-6)
+
+def test_frozen_parts_stay_frozen():
+    learn = quiet(cancer_learner(adamod, cbs=SwitchToSGD(lr=0.1, pct=0.5)))
+    learn.freeze()
+    before = learn.model[0].weight.detach().clone()
+    learn.fit_one_cycle(4, 0.01)
+    assert torch.equal(learn.model[0].weight, before)
+
+def test_the_fit_ends_with_the_optimizer_it_began_with():
+    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5))
+    assert average_lr in learn.opt.cbs and not any('grad_avg' in s for _,_,s,_ in learn.opt.all_params())
+    learn.fit_one_cycle(2, 0.01)
+    assert len(learn.record.lrs) == 150
+
+def test_after_an_interrupted_fit():
+    class Stop(Callback):
+        def after_step(self):
+            if self.pct_train > 0.7: raise KeyboardInterrupt
+    learn = quiet(cancer_learner(adamod, cbs=SwitchToSGD(lr=0.1, pct=0.5)))
+    with pytest.raises(KeyboardInterrupt): learn.fit_one_cycle(4, 0.01, cbs=Stop())
+    learn.fit_one_cycle(2, 0.01)
+    assert average_lr in learn.opt.cbs
+
+@pytest.mark.parametrize('epoch', range(3))
+def test_resumes_on_either_side_of_the_switch(epoch, tmp_path):
+    cbs = lambda: [SwitchToSGD(lr=0.1, pct=0.5),SaveModelCallback(every_epoch=True, with_opt=True)]
+    whole = fitted(adamod, *cbs(), path=tmp_path, shuffle=False)
+    resumed = quiet(cancer_learner(adamod, seed=1, cbs=cbs(), path=tmp_path, shuffle=False))
+    resumed.load(f'model_{epoch}', with_opt=True)
+    resumed.fit_one_cycle(4, 0.01, start_epoch=epoch+1)
+    assert same(params(whole), params(resumed))
+
+def test_inside_a_lookahead():
+    learn = fitted(lambda p, **kw: Lookahead(adamod(p, **kw)), SwitchToSGD(lr=0.1, pct=0.5))
+    assert learn.record.moms[-1] == [0.9,0.9]
+
+def test_clipped_fraction_ends_at_the_switch():
+    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5), ClippedFraction())
+    assert len(learn.clipped_fraction.fractions) == 50
+    assert [np.isnan(o[-1]) for o in learn.recorder.values] == [False,False,True,True]
+
+@pytest.mark.parametrize('bad', [dict(pct=-0.1),dict(pct=1.1),dict(mom=1.),dict(mom=-0.5)], ids=str)
+def test_bad_values(bad):
+    (k,v), = bad.items()
+    with pytest.raises(ValueError, match=f'{k}: {v}'): SwitchToSGD(lr=0.1, **bad)
+
+def test_a_torch_optimizer_is_an_error():
+    learn = quiet(cancer_learner(partial(OptimWrapper, opt=torch.optim.AdamW), cbs=SwitchToSGD(lr=0.1)))
+    with pytest.raises(ValueError, match='fastai Optimizer.*OptimWrapper'): learn.fit(1)
