@@ -75,7 +75,7 @@ for o in 'add','sub','mul','truediv','floordiv','mod','pow':
 for o in 'add','sub','mul','div','pow': setattr(_Value, f'__i{o}__'.replace('div', 'truediv'), _in_place(o))
 for o in 'lt','le','gt','ge','eq','ne','neg','pos','abs': setattr(_Value, f'__{o}__', _operator(o))
 
-# %% ../nbs/01_fused.ipynb #836a1b43
+# %% ../nbs/01_fused.ipynb #2cd1983f
 class _Watch(TorchDispatchMode):
     "Refuse what does not treat each element by itself"
     fine = {'zeros_like','ones_like','full_like','copy_','fill_','zero_','detach','_to_copy','scalar_tensor','masked_fill','masked_fill_',
@@ -83,9 +83,8 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if name not in self.fine:
-            base = getattr(torch.ops.aten, name.rstrip('_'), func.overloadpacket)
-            ops = [func, *(getattr(base, o) for o in base.overloads())]
-            if not any(torch.Tag.pointwise in o.tags for o in ops): raise _Refused(f'uses `{name}`, which is not elementwise')
+            base = getattr(getattr(torch.ops.aten, name.rstrip('_'), None), func._overloadname, func)
+            if not any(torch.Tag.pointwise in o.tags for o in (func,base)): raise _Refused(f'uses `{name}`, which is not elementwise')
         return func(*args, **(kwargs or {}))
 
 # %% ../nbs/01_fused.ipynb #748896bf
@@ -182,7 +181,7 @@ class _Spec(NamedTuple):
 
 def _hyper_spec(hyper, static): return tuple((k,None if _is_number(v) and k not in static else (type(v),v)) for k,v in hyper.items())
 
-# %% ../nbs/01_fused.ipynb #27286bff
+# %% ../nbs/01_fused.ipynb #9e451006
 class _Leaf:
     "What step functions do to the tensors and the state, along one path"
     def __init__(self, cbs, numbers, path, spec, state, hyper):
@@ -197,8 +196,8 @@ class _Leaf:
             _run(cbs, self.ins['p'], state, hyper)
             self._finish(state, spec)
         except _Static: raise
-        except _Refused as e: self.why = str(e)
-        except Exception as e: self.why = f'{type(e).__name__}: {e}'
+        except _Refused as e: self.why = f'a step function {e}'
+        except Exception as e: self.why = f'a step function does not run on stand-ins: {type(e).__name__}: {e}'
 
     def _finish(self, state, spec):
         names,consts = [k for k,_ in spec.tensors],dict(spec.consts)
@@ -227,70 +226,78 @@ class _Leaf:
         ops = [(fn,*map(enc, args),*((k,enc(v)) for k,v in kwargs.items()),enc(res)) for fn,args,kwargs,res in self.rec.ops]
         return tuple(ops),tuple((k,enc(o)) for k,o in self.new.items())
 
-# %% ../nbs/01_fused.ipynb #9e320e0b
+# %% ../nbs/01_fused.ipynb #4b779539
+_scaled = dict(add='alpha', sub='alpha', addcmul='value', addcdiv='value') # what these call a number that must not be a tensor
+
 class _Emitter:
-    "Writes leaves into one graph, in which numbers are elements of `nums`, or of `host` where only a Python number will do"
-    def __init__(self, spec, numbers):
-        self.graph,self.numbers,self.slots,self.made = fx.Graph(),numbers,dict(nums=[],host=[]),{}
+    "Writes leaves into one graph, in which numbers are the elements of `nums`"
+    def __init__(self, spec):
+        self.graph,self.slots,self.made = fx.Graph(),[],{}
         self.number_dtype = torch.float64 if spec.dtype==torch.float64 else torch.float32
-        self.ins = {k:self.graph.placeholder(k) for k in ('p','grad',*(f's_{k}' for k,_ in spec.tensors),'nums','host')}
+        self.ins = {k:self.graph.placeholder(k) for k in ('p','grad',*(f's_{k}' for k,_ in spec.tensors),'nums')}
 
-    def number(self, kind, o):
-        if (kind,o) not in self.made:
-            self.slots[kind].append(o)
-            r = self.graph.call_function(operator.getitem, (self.ins[kind],len(self.slots[kind])-1))
-            self.made[kind,o] = self.graph.call_method('item', (r,)) if kind=='host' else r
-        return self.made[kind,o]
+    def call(self, fn, *args, **kwargs):
+        return self.graph.call_method(fn, args, kwargs) if isinstance(fn, str) else self.graph.call_function(fn, args, kwargs)
 
-    def takes_tensor(self, o, fn, args, kwargs, dtype, wide):
-        "Can number `o` be a tensor with one element in this call?"
-        def val(a):
-            if a is o: return torch.empty((), dtype=self.number_dtype, device='meta')
-            if not isinstance(a, _Value) or a._node is not None: return getattr(a, '_val', a)
-            return _stand_in(wide(a._val.dtype))
-        try: return _do(fn, *_map(val, args, kwargs)).dtype == wide(dtype)
-        except Exception: return False
+    def number(self, o):
+        if o not in self.made:
+            self.slots.append(o)
+            self.made[o] = self.call(operator.getitem, self.ins['nums'], len(self.slots)-1)
+        return self.made[o]
 
-    def leaf(self, leaf, env):
-        for fn,args,kwargs,res in leaf.rec.ops:
-            tensors = [o for o in _values(args, kwargs) if o._node is None]
-            narrow = fn not in ('copy_','zero_','fill_') and any(o._val.dtype in _narrow for o in tensors)
-            wide = lambda d: torch.float32 if narrow and d in _narrow else d
-            if narrow and isinstance(fn, str): fn = fn.rstrip('_')
-            def node(o):
-                if not isinstance(o, _Value): return o
-                if o._node is not None: return self.number('nums' if self.takes_tensor(o, fn, args, kwargs, res._val.dtype, wide) else 'host', o._node)
-                return self.graph.call_method('float', (env[id(o)],)) if wide(o._val.dtype) != o._val.dtype else env[id(o)]
+    def check(self, fn, args, kwargs, dtype, wide):
+        "Refuse a call that does not do with tensors of one element what it does with numbers"
+        def val(o):
+            if not isinstance(o, _Value): return o
+            return torch.empty((), dtype=self.number_dtype, device='meta') if o._node is not None else _stand_in(wide(o._val.dtype))
+        try: ok = _do(fn, *_map(val, args, kwargs)).dtype == wide(dtype)
+        except Exception: ok = False
+        if not ok: raise _Refused(f'gives `{getattr(fn, "__name__", fn)}` a number that changes, where it takes no tensor')
+
+    def op(self, fn, args, kwargs, res, env):
+        narrow = fn not in ('copy_','zero_','fill_') and any(o._node is None and o._val.dtype in _narrow for o in _values(args, kwargs))
+        wide = lambda d: torch.float32 if narrow and d in _narrow else d
+        def node(o):
+            if not isinstance(o, _Value): return o
+            if o._node is not None: return self.number(o._node)
+            return self.call('float', env[id(o)]) if wide(o._val.dtype) != o._val.dtype else env[id(o)]
+        name,keep = getattr(fn, '__name__', fn),'_' if id(res) in env and not narrow else ''
+        base = name.rstrip('_')
+        scale = kwargs.get(_scaled.get(base))
+        if isinstance(scale, _Value):
+            x,y,*z = map(node, args)
+            for o in z: y = self.call('mul' if base=='addcmul' else 'div', y, o)
+            out = self.call(('sub' if base=='sub' else 'add')+keep, x, self.call('mul', y, node(scale)))
+        else:
+            if narrow and isinstance(fn, str): fn = base
+            if any(o._node is not None for o in _values(args, kwargs)): self.check(fn, args, kwargs, res._val.dtype, wide)
             a,k = _map(node, args, kwargs)
-            out = self.graph.call_method(fn, tuple(a), k) if isinstance(fn, str) else self.graph.call_function(fn, tuple(a), k)
-            if narrow:
-                out = self.graph.call_method('to', (out,res._val.dtype))
-                if id(res) in env: out = self.graph.call_method('copy_', (env[id(res)],out))
-            env.setdefault(id(res), out)
+            out = self.call(fn, *a, **k)
+        if narrow:
+            out = self.call('to', out, res._val.dtype)
+            if id(res) in env: self.call('copy_', env[id(res)], out)
+        env.setdefault(id(res), out)
 
     def leaves(self, leaves):
         ends = []
         for o in leaves:
-            env = {id(v):self.graph.call_method('clone', (self.ins[k],)) if len(leaves)>1 and k in o.changed else self.ins[k]
-                   for k,v in o.ins.items()}
-            self.leaf(o, env)
+            env = {id(v):self.call('clone', self.ins[k]) if len(leaves)>1 and k in o.changed else self.ins[k] for k,v in o.ins.items()}
+            for op in o.rec.ops: self.op(*op, env)
             ends.append({k:env[id(o.new.get(k, v))] for k,v in o.ins.items()})
         for k,end in ends[0].items():
             for i,o in enumerate(ends[1:]):
-                if o[k] is not end:
-                    here = self.graph.call_function(operator.gt, (self.number('nums', i),0.5))
-                    end = self.graph.call_function(torch.where, (here,o[k],end))
-            if end is not self.ins[k]: self.graph.call_method('copy_', (self.ins[k],end))
+                if o[k] is not end: end = self.call(torch.where, self.call(operator.gt, self.number(i), 0.5), o[k], end)
+            if end is not self.ins[k]: self.call('copy_', self.ins[k], end)
         self.graph.output(())
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
-# %% ../nbs/01_fused.ipynb #c71617d4
+# %% ../nbs/01_fused.ipynb #2e69f112
 _most_leaves = 16
 
 class _Program:
     "Step functions for one `spec`, as a function of numbers and one of tensors"
     def __init__(self, cbs, spec, state, hyper, static):
-        self.cbs,self.static,self.kernel = cbs,static,None
+        self.cbs,self.static,self.kernel,self.why = cbs,static,None,None
         self.inputs = [*(('s',k) for k in spec.counts), *(('h',k) for k,v in spec.hyper if v is None)]
         self.numbers = numbers = _Numbers(f'{a}_{k}' for a,k in self.inputs)
         self.asks,self.leaves,todo = {},{},[()]
@@ -303,10 +310,10 @@ class _Program:
         if kinds:
             firsts = [o[0] for o in kinds.values()]
             self.changes_grad = any('grad' in o.changed for o in firsts)
-            out = _Emitter(spec, numbers)
+            out = _Emitter(spec)
             module = out.leaves(firsts)
-            self.rows = {k:[o if isinstance(o, int) else (numbers.slot(o),) for o in v] for k,v in out.slots.items()}
-            self.kernel = _Kernel(module, spec, out.number_dtype, len(self.rows['nums']), len(self.rows['host']))
+            self.row = [o if isinstance(o, int) else (numbers.slot(o),) for o in out.slots]
+            self.kernel = _Kernel(module, spec, out.number_dtype, len(self.row))
         self.asks = {k:numbers.slot(o) for k,o in self.asks.items()}
         for o in self.leaves.values():
             if o.steady: o.counts = {k:(numbers.slot(v),) if isinstance(v, fx.Node) else v for k,v in o.counts.items()}
@@ -322,28 +329,31 @@ class _Program:
         self.leaves[path] = leaf
         if len(self.leaves) > _most_leaves: raise _Refused('takes too many decisions')
 
+    def compile(self):
+        if self.kernel is None or self.kernel.compiled is not None: return
+        try: self.kernel.compile()
+        except Exception as e: self.kernel,self.why = None,f'torch.compile fails with {type(e).__name__}: {str(e).strip().splitlines()[0]}'
+
     def __call__(self, state, hyper):
-        "The leaf for these numbers, the state's numbers after it, and what goes into `nums` and `host`"
+        "The leaf for these numbers, the state's numbers after it, and what goes into `nums`"
         vals,path = self.numbers([state.get(k, _flags.get(k)) if a=='s' else hyper[k] for a,k in self.inputs]),()
         while path in self.asks: path += (bool(vals[self.asks[path]]),)
         leaf = self.leaves[path]
         if not leaf.steady: return leaf,None,None
         counts = {k:vals[o[0]] if type(o) is tuple else o for k,o in leaf.counts.items() if k in state}
-        rows = [[vals[o[0]] if type(o) is tuple else float(leaf.index==o+1) for o in v] for v in self.rows.values()]
-        return leaf,counts,rows
+        return leaf,counts,[vals[o[0]] if type(o) is tuple else float(leaf.index==o+1) for o in self.row]
 
-# %% ../nbs/01_fused.ipynb #17bf5e27
+# %% ../nbs/01_fused.ipynb #cdcb1a23
 class _Kernel:
-    "The function of tensors, compiled when it is first called"
-    def __init__(self, module, spec, number_dtype, n_nums, n_host):
-        self.module,self.spec,self.number_dtype,self.n_nums,self.n_host = module,spec,number_dtype,n_nums,n_host
+    "The function of tensors, compiled"
+    def __init__(self, module, spec, number_dtype, n_nums):
+        self.module,self.spec,self.number_dtype,self.n_nums = module,spec,number_dtype,n_nums
         self.compiled,self.direct,self.graphs,self.ran = None,{},0,None
 
-    def row(self, rows):
-        "What `nums` and `host` are in this step"
-        nums = torch.tensor(rows[0], dtype=self.number_dtype)
-        if self.spec.device.type=='cuda': nums = nums.pin_memory().to(self.spec.device, non_blocking=True)
-        return [nums,torch.tensor(rows[1], dtype=torch.float64)]
+    def nums(self, row):
+        "The numbers of this step, on the device without waiting for it"
+        res = torch.tensor(row, dtype=self.number_dtype)
+        return res.pin_memory().to(self.spec.device, non_blocking=True) if self.spec.device.type=='cuda' else res.to(self.spec.device)
 
     def _backend(self, gm, inputs):
         fn = torch._dynamo.lookup_backend('inductor')(gm, inputs)
@@ -356,9 +366,8 @@ class _Kernel:
     def _guarded(self, args):
         "Call through dynamo, which checks that what was compiled serves these `args`; return what it then called, and the order of its arguments"
         self.ran = None
-        dynamo = dict(capture_scalar_outputs=True)
         inductor = {'compile_threads':1, 'triton.cudagraphs':False, **({'emulate_precision_casts':True} if self.narrow else {})}
-        with torch._dynamo.config.patch(dynamo), torch._inductor.config.patch(inductor): self.compiled(*args)
+        with torch._inductor.config.patch(inductor): self.compiled(*args)
         if self.ran is None: return
         fn,got = self.ran
         self.ran = None
@@ -369,24 +378,24 @@ class _Kernel:
     @property
     def narrow(self): return self.spec.dtype in _narrow or any(d in _narrow for _,d in self.spec.tensors)
 
-    def _compile(self):
+    def compile(self):
+        "Compile for tensors of any size"
         self.compiled = torch.compile(self.module.forward, backend=self._backend, dynamic=True, fullgraph=True)
         flats = [torch.zeros(1<<18, dtype=d, device=self.spec.device) for d in (self.spec.dtype, self.spec.dtype, *(d for _,d in self.spec.tensors))]
-        rows = self.row([[0.]*self.n_nums, [0.]*self.n_host])
-        for o in rows: torch._dynamo.mark_static(o)
-        self._guarded(flats+rows)
+        nums = self.nums([0.]*self.n_nums)
+        torch._dynamo.mark_static(nums)
+        self._guarded([*flats,nums])
 
-    def __call__(self, flats, rows):
-        if self.compiled is None: self._compile()
-        args,n = [*flats,*rows],len(flats[0])
+    def __call__(self, *args):
+        n = len(args[0])
         if n in self.direct:
             fn,order = self.direct[n]
-            fn(*order([*args,n]))
+            fn(*order((*args,n)))
         else:
             found = self._guarded(args)
             if found: self.direct[n] = found
 
-# %% ../nbs/01_fused.ipynb #bf1277a9
+# %% ../nbs/01_fused.ipynb #8d5ed28e
 _programs,_static = {},{}
 
 def _cb_key(cb):
@@ -404,18 +413,20 @@ def _program(cbs, spec, state, hyper):
         full = key,spec._replace(hyper=_hyper_spec(hyper, static))
         try:
             if full not in _programs: _programs[full] = _Program(cbs, full[1], state, hyper, static)
+            _programs[full].compile()
             return _programs[full]
         except _Static as e: _static[base] = (*static,e.args[0])
 
-# %% ../nbs/01_fused.ipynb #04fc67ac
+# %% ../nbs/01_fused.ipynb #08f27ed3
 _sizes = dict(cpu=(1<<16,1<<17)) # numel below which a tensor is gathered, and to how many together
 _other_sizes = 1<<20,1<<22
+_least = 1<<12
 
 def _is_dense(p): return torch.empty_like(p, device='meta').stride() == p.stride()
 def _strides(p): return p.stride() if _is_dense(p) else torch.empty(p.shape, device='meta').stride()
 def _flat(p): return p.as_strided((p.numel(),), (1,), p.storage_offset())
 
-# %% ../nbs/01_fused.ipynb #b8721712
+# %% ../nbs/01_fused.ipynb #8d3ea33e
 class _Single:
     "A tensor that is stepped by itself"
     def __init__(self, i, p, state, names):
@@ -424,13 +435,13 @@ class _Single:
             if state[k].stride() != self.stride: state[k] = torch.empty_like(p, dtype=state[k].dtype).copy_(state[k])
         self.p,self.flats = _flat(p.detach()),[_flat(state[k]) for k in names]
 
-    def __call__(self, program, gs, rows):
+    def __call__(self, program, gs, nums):
         g = gs[self.idx[0]]
         if g.stride() != self.stride: return False
-        program.kernel([self.p,_flat(g),*self.flats], rows)
+        program.kernel(self.p, _flat(g), *self.flats, nums)
         return True
 
-# %% ../nbs/01_fused.ipynb #3b7989ec
+# %% ../nbs/01_fused.ipynb #fb6a903e
 class _Gathered:
     "Tensors that are copied together and stepped as one; their state stays together"
     def __init__(self, idx, ps, states, names, scratch):
@@ -459,11 +470,11 @@ class _Gathered:
             at += p.numel()
         if store.nbytes() == (start+self.n)*olds[0].itemsize and start==0: return olds[0].as_strided((self.n,), (1,), 0)
 
-    def __call__(self, program, gs, rows):
+    def __call__(self, program, gs, nums):
         gs = [gs[i] for i in self.idx]
         torch._foreach_copy_(self.views[0], self.ps)
         torch._foreach_copy_(self.views[1], gs)
-        program.kernel([self.p,self.g,*self.flats], rows)
+        program.kernel(self.p, self.g, *self.flats, nums)
         torch._foreach_copy_(self.ps, self.views[0])
         if program.changes_grad: torch._foreach_copy_(gs, self.views[1])
         return True
@@ -476,16 +487,18 @@ def _views(flat, ps):
         at += p.numel()
     return res
 
-# %% ../nbs/01_fused.ipynb #499d3b97
+# %% ../nbs/01_fused.ipynb #0adb0d29
 class _Batch:
     "Parameters of one group that have all numbers in common"
     def __init__(self, program, group, spec, idx, ps, states, scratch):
         self.program,self.group,self.spec,self.states = program,group,spec,states
         self.names,self.counts = [k for k,_ in spec.tensors],[k for k in spec.counts if k in states[0]]
         small,most = _sizes.get(spec.device.type, _other_sizes)
-        self.parts = [_Single(i, p, s, self.names) for i,p,s in zip(idx, ps, states) if p.numel()>=small]
-        for o in _bags([o for o in zip(idx, ps, states) if o[1].numel()<small], most):
-            self.parts.append(_Gathered(*zip(*o), self.names, scratch))
+        items,self.parts = list(zip(idx, ps, states)),[]
+        bags = _bags([o for o in items if o[1].numel()<small], most)
+        for o in [*([o] for o in items if o[1].numel()>=small), *bags]:
+            alone = len(o)==1 and o[0][1].numel()>1 and _is_dense(o[0][1])
+            self.parts.append(_Single(*o[0], self.names) if alone else _Gathered(*zip(*o), self.names, scratch))
         self.tensors = self._tensors()
 
     def _tensors(self): return [s[k] for k in self.names for s in self.states]
@@ -498,19 +511,20 @@ class _Batch:
         except KeyError: return False
 
 def _bags(items, most):
-    "`items` in lists whose parameters have at most `most` elements together"
+    "`items` in lists whose parameters have at most `most` elements together, and about half of all: two buffers are then as large as all"
     res,n = [],0
+    most = min(most, max(sum(o[1].numel() for o in items)//2, _least))
     for o in items:
         n += o[1].numel()
         if n > most or not res: res,n = [*res,[]],o[1].numel()
         res[-1].append(o)
     return res
 
-# %% ../nbs/01_fused.ipynb #6b70a799
+# %% ../nbs/01_fused.ipynb #72231536
 def _spec(p, g, state, hyper):
     "The `_Spec` of a parameter, or why it cannot be fused"
     if type(p) not in (Tensor,torch.nn.Parameter): return None,f'it is a {type(p).__name__}'
-    if not p.is_floating_point() or (g.dtype,g.device)!=(p.dtype,p.device): return None,f'it is {p.dtype} and its gradient {g.dtype}'
+    if not p.is_floating_point() or (g.dtype,g.device)!=(p.dtype,p.device): return None,f'it is {p.dtype} on {p.device} and its gradient {g.dtype} on {g.device}'
     if not _is_dense(p) and (p.numel() >= _sizes.get(p.device.type, _other_sizes)[0] or 0 in p.stride()): return None,'it is large and not contiguous'
     tensors,counts,consts = [],[*_flags],[]
     for k,v in state.items():
@@ -524,7 +538,7 @@ def _spec(p, g, state, hyper):
     except TypeError: return None,'its state or its hypers hold something that cannot be compared'
     return spec,None
 
-# %% ../nbs/01_fused.ipynb #739136ce
+# %% ../nbs/01_fused.ipynb #fff63c4c
 class _Plan:
     "Which parameters are stepped together, for as long as the same ones have gradients"
     def __init__(self, opt, ps, gs):
@@ -534,7 +548,7 @@ class _Plan:
         groups = [i for i,pg in enumerate(opt.param_lists) for _ in pg]
         self.ptrs = [ps[i].data_ptr() for i in self.active]
         ptrs = [ps[i].data_ptr() for i in self.active if ps[i].numel()]
-        shared = 'they share memory' if len(set(ptrs))<len(ptrs) else None
+        shared = 'it shares memory with another' if len(set(ptrs))<len(ptrs) else None
         self.eager,self.batches,self.scratches,todo = [],[],{},defaultdict(list)
         for i in self.active:
             program,spec,why = self._program(ps[i], gs[i], opt.state[ps[i]], opt.hypers[groups[i]])
@@ -550,11 +564,11 @@ class _Plan:
         spec,why = _spec(p, g, state, hyper)
         if why is not None: return None,None,why
         try: program = _program(self.opt.cbs, spec, {**_flags,**state}, hyper)
-        except _Refused as e: return None,None,str(e)
+        except _Refused as e: return None,None,f'a step function {e}'
         spec = spec._replace(hyper=_hyper_spec(hyper, program.static))
         if program.kernel is None:
-            why = next((o.why for o in program.leaves.values() if o.why), '')
-            if not why and not set(state) <= set(_flags): why = 'what they keep in the state changes from step to step'
+            why = program.why or next((o.why for o in program.leaves.values() if o.why), '')
+            if not why and not set(state) <= set(_flags): why = 'what its step functions keep in the state changes from step to step'
         return program,spec,why
 
     def scratch(self, p, n):
@@ -574,14 +588,14 @@ class _Plan:
         for i,group,why in self.eager: self.opt._eagerly(self.ps[i], group, why)
         again = any(not why for *_,why in self.eager)
         for b in self.batches:
-            leaf,counts,rows = b.program(b.states[0], self.opt.hypers[b.group])
-            if rows is not None: rows = b.program.kernel.row(rows)
+            leaf,counts,row = b.program(b.states[0], self.opt.hypers[b.group])
+            if leaf.steady: nums = b.program.kernel.nums(row)
             for o in b.parts:
-                if rows is not None and o(b.program, gs, rows):
+                if leaf.steady and o(b.program, gs, nums):
                     for s in o.states: s.update(counts)
                 else:
                     again = True
-                    for i in o.idx: self.opt._eagerly(self.ps[i], b.group, leaf.why or 'a gradient is laid out differently')
+                    for i in o.idx: self.opt._eagerly(self.ps[i], b.group, leaf.why or 'its gradient is laid out differently in memory')
         return again
 
 # %% ../nbs/01_fused.ipynb #f9fae498
@@ -596,7 +610,7 @@ def _check_compiler(kinds):
 
 def _has(*names): return any(shutil.which(o) for o in names if o)
 
-# %% ../nbs/01_fused.ipynb #630b3c18
+# %% ../nbs/01_fused.ipynb #f4295c49
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over memory"
     def __init__(self,
@@ -619,7 +633,7 @@ class FusedOptimizer(ModOptimizer):
     def _eagerly(self, p, group, why=None):
         if why and why not in self._said:
             self._said.add(why)
-            warn(f'fused=True: some parameters are stepped eagerly, because {why}', stacklevel=4)
+            warn(f'fused=True: a parameter is stepped eagerly, because {why}', stacklevel=4)
         _run(self.cbs, p, self.state[p], self.hypers[group])
 
     def state_dict(self): 

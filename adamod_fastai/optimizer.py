@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from fastai.optimizer import Optimizer, weight_decay, l2_reg, average_grad, average_sqr_grad, step_stat, debias
 
 # %% auto #0
-__all__ = ['ModOptimizer', 'start_sqr_avg', 'adaptive_rate', 'average_lr', 'clip_rate', 'mean_rate', 'friction', 'rate_step',
+__all__ = ['ModOptimizer', 'start_averages', 'adaptive_rate', 'average_lr', 'clip_rate', 'mean_rate', 'friction', 'rate_step',
            'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
 
 # %% ../nbs/00_optimizer.ipynb #3565eb7d
@@ -93,10 +93,12 @@ def freeze_to(self:ModOptimizer, n:int):
     for p,*_ in self.all_params(slice(None, n)):
         if not p.requires_grad: p.grad = None
 
-# %% ../nbs/00_optimizer.ipynb #ae2cf559
-def start_sqr_avg(p, sqr_avg=None, **kwargs):
-    "Start `sqr_avg` at zero, in float32 if `p` is narrower than that"
-    if sqr_avg is None: return {'sqr_avg': torch.zeros_like(p.grad.data, dtype=torch.promote_types(p.dtype, torch.float32))}
+# %% ../nbs/00_optimizer.ipynb #d46243a6
+def start_averages(p, grad_avg=None, sqr_avg=None, **kwargs):
+    "Start `grad_avg` and `sqr_avg` at zero, in float32 if `p` is narrower than that"
+    if grad_avg is None or sqr_avg is None:
+        new = partial(torch.zeros_like, p.grad.data, dtype=torch.promote_types(p.dtype, torch.float32))
+        return {'grad_avg': new() if grad_avg is None else grad_avg, 'sqr_avg': new() if sqr_avg is None else sqr_avg}
 
 # %% ../nbs/00_optimizer.ipynb #a1d14eb1
 def adaptive_rate(p, lr, mom, sqr_mom, step, sqr_avg, eps, paper=True, **kwargs):
@@ -160,11 +162,11 @@ def _beta3(beta3, len_memory, default):
         raise ValueError(f'Invalid beta3 and len_memory: {beta3!r} and {len_memory!r}, give one or the other')
     return len2beta3(len_memory) if len_memory is not None else default if beta3 is None else beta3
 
-# %% ../nbs/00_optimizer.ipynb #2663a561
+# %% ../nbs/00_optimizer.ipynb #4a9c5eed
 def _averages(decouple_wd):
     "The part that all four share, which is fastai's Adam up to its last step"
-    return [weight_decay if decouple_wd else l2_reg, partial(average_grad, dampening=True),
-            start_sqr_avg, average_sqr_grad, step_stat, adaptive_rate]
+    return [weight_decay if decouple_wd else l2_reg, start_averages, partial(average_grad, dampening=True),
+            average_sqr_grad, step_stat, adaptive_rate]
 
 # %% ../nbs/00_optimizer.ipynb #451c3895
 def _optimizer(fused):

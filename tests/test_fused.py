@@ -1,0 +1,371 @@
+import copy, io, math, os, pickle, warnings
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from fastai.basics import load_learner
+from fastai.optimizer import Lamb, Lookahead, adam_step, average_grad, average_sqr_grad, step_stat, weight_decay
+from fastai.callback.all import combined_cos
+
+from adamod_fastai import fused
+from adamod_fastai.fused import FusedOptimizer
+from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, ModOptimizer
+from learners import ordered_learner, quiet, two_groups
+
+OPTS = dict(AdaMod=AdaMod, AdaMod_code=partial(AdaMod, paper=False), AdaMod_l2=partial(AdaMod, decouple_wd=False),
+            DiffGrad=DiffGrad, DiffMod=DiffMod, DeepMemory=DeepMemory,
+            **{f'DiffMod_v{v}':partial(DiffMod, version=v) for v in (1,2)})
+TOL = 1e-5 # absolute, over 40 steps, in every dtype
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    "Nothing below may fall back to the eager step, unless a test says so"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', message='fused=True')
+        yield
+
+def graphs(): return torch._dynamo.utils.counters['stats']['unique_graphs']
+
+class Twins:
+    "The same parameters under the eager and the fused optimizer"
+    def __init__(self, opt_func, *groups, **kwargs):
+        self.ps = [[[self.twin(p) for p in g] for g in groups] for _ in range(2)]
+        self.opts = [opt_func(ps, lr=1e-2, fused=f, **kwargs) for ps,f in zip(self.ps, (False,True))]
+
+    @staticmethod
+    def twin(p):
+        "A copy of `p` that is laid out like it"
+        res = torch.empty_strided(p.shape, p.stride(), dtype=p.dtype) if 0 not in p.stride() else torch.empty_like(p)
+        return nn.Parameter(res.copy_(p))
+
+    @property
+    def pairs(self): return list(zip(*[[p for g in ps for p in g] for ps in self.ps]))
+
+    def step(self, skip=(), **hypers):
+        for i,(p,q) in enumerate(self.pairs):
+            g = None if i in skip else torch.randn(p.shape).to(p.dtype)
+            for o in p,q: o.grad = None if g is None else torch.empty_like(o).copy_(g)
+        for opt in self.opts:
+            opt.set_hypers(**hypers)
+            opt.step()
+
+    def check(self):
+        for i,(p,q) in enumerate(self.pairs):
+            torch.testing.assert_close(q, p, atol=TOL, rtol=0, msg=lambda m: f'parameter {i}: {m}')
+            self.check_state(i, *(o.state[p] for o,p in zip(self.opts, (p,q))))
+
+    def check_state(self, i, eager, fused):
+        assert set(fused) == set(eager)
+        for k,v in eager.items():
+            assert type(fused[k]) is type(v), f'{k} of parameter {i}'
+            torch.testing.assert_close(fused[k], v, atol=TOL, rtol=TOL, msg=lambda m: f'{k} of parameter {i}: {m}')
+
+def few(*shapes, dtype=torch.float32): return [torch.randn(s).to(dtype) for s in shapes or ((300,300),(20,30),(7,))]
+
+LAYOUTS = dict(large=lambda: torch.randn(300, 300), matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
+               one=lambda: torch.randn(1), one_of_many_dims=lambda: torch.randn(1, 1, 1), empty=lambda: torch.randn(0, 3),
+               transposed=lambda: torch.randn(30, 20).t(), large_transposed=lambda: torch.randn(400, 300).t(),
+               every_second=lambda: torch.randn(20, 30)[:,::2],
+               channels_last=lambda: torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last),
+               large_channels_last=lambda: torch.randn(100, 100, 3, 3).contiguous(memory_format=torch.channels_last))
+
+# --- the same result
+
+@pytest.mark.parametrize('opt_func', OPTS.values(), ids=OPTS)
+def test_same_as_eager(opt_func):
+    twins = Twins(opt_func, few())
+    for _ in range(40): twins.step()
+    twins.check()
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_same_for_each_layout_alone(layout):
+    twins = Twins(AdaMod, [LAYOUTS[layout]()])
+    for _ in range(40): twins.step()
+    twins.check()
+
+def test_same_for_all_layouts_together():
+    twins = Twins(AdaMod, [o() for o in LAYOUTS.values()])
+    for _ in range(40): twins.step()
+    twins.check()
+
+@pytest.mark.parametrize('opt_func', (AdaMod,DiffMod))
+@pytest.mark.parametrize('dtype', (torch.float64,torch.bfloat16,torch.float16))
+def test_same_in_other_dtypes(dtype, opt_func):
+    twins = Twins(opt_func, few((20,30),(7,), dtype=dtype))
+    for _ in range(40): twins.step()
+    twins.check()
+
+def test_float64_is_computed_in_float64():
+    twins = Twins(AdaMod, few((20,30), dtype=torch.float64))
+    for _ in range(40): twins.step()
+    for p,q in twins.pairs: torch.testing.assert_close(q, p, atol=1e-13, rtol=0)
+
+def test_several_dtypes_in_one_model():
+    twins = Twins(AdaMod, few((20,30),(7,)) + few((20,30),(7,), dtype=torch.float64))
+    for _ in range(40): twins.step()
+    twins.check()
+
+def test_same_through_one_cycle():
+    twins,lrs,moms = Twins(AdaMod, few()),combined_cos(0.25, 4e-4, 1e-2, 1e-7),combined_cos(0.25, 0.95, 0.85, 0.95)
+    for i in range(40): twins.step(lr=lrs(i/40), mom=moms(i/40))
+    twins.check()
+
+@pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('wd',(0.,0.3)), ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
+def test_same_while_a_hyper_is_scheduled(hyper, vals):
+    twins,(a,b) = Twins(AdaMod, few()),vals
+    for i in range(40): twins.step(**{hyper: a+(b-a)*max(0, i-5)/34})
+    twins.check()
+
+def test_groups_with_their_own_hypers():
+    twins = Twins(AdaMod, few(), few((20,30),(5,)), few((9,)))
+    for _ in range(40): twins.step(lr=[1e-3,1e-2,3e-2], wd=[0.,0.1,0.2], mom=[0.8,0.9,0.95])
+    twins.check()
+
+def test_parameters_without_weight_decay():
+    twins = Twins(AdaMod, few(), wd=0.5)
+    for opt,ps in zip(twins.opts, twins.ps): opt.state[ps[0][1]] = dict(do_wd=False)
+    for _ in range(40): twins.step()
+    twins.check()
+
+def test_gradients_that_come_and_go():
+    twins = Twins(DiffMod, few((300,300),(20,30),(7,),(4,4),()))
+    for i in range(40): twins.step(skip=[o for o in range(5) if (i//(o+1))%3==1])
+    assert len({twins.opts[1].state[p]['step'] for _,p in twins.pairs}) > 2
+    twins.check()
+
+def test_unfreezing_later():
+    twins = Twins(AdaMod, few(), few())
+    for i in range(40): twins.step(skip=(0,1,2) if i<13 else ())
+    twins.check()
+
+def test_a_cleared_state_starts_anew():
+    twins = Twins(AdaMod, few())
+    for i in range(40):
+        if i==20:
+            for o in twins.opts: o.clear_state()
+        twins.step()
+    assert twins.opts[1].state[twins.pairs[0][1]]['step']==20
+    twins.check()
+
+def test_changing_the_version():
+    twins = Twins(DiffMod, few())
+    for i in range(40): twins.step(version=i//14)
+    twins.check()
+
+def test_gradients_laid_out_differently():
+    twins = Twins(AdaMod, few((300,300),(20,30)))
+    with pytest.warns(UserWarning, match='laid out differently'):
+        for _ in range(10):
+            for p,q in twins.pairs: p.grad = q.grad = torch.randn(p.shape[::-1]).t()
+            for opt in twins.opts: opt.step()
+    twins.check()
+
+def test_parameters_whose_data_is_replaced():
+    twins = Twins(AdaMod, few())
+    for i in range(10):
+        if i==5:
+            for p,q in twins.pairs: p.data,q.data = p.data.clone(),q.data.clone()
+        twins.step()
+    twins.check()
+
+# --- it compiles once
+
+def test_compiles_once():
+    twins = Twins(partial(AdaMod, eps=2e-5, paper=False), few((300,300),(40,),(7,)), few((30,30)))
+    for opt,ps in zip(twins.opts, twins.ps): opt.state[ps[0][1]] = dict(do_wd=False)
+    fused._programs.clear()
+    before = graphs()
+    for i in range(20):
+        twins.step(skip=(0,) if i<3 else (1,3) if i%4==0 else (), lr=[1e-2/(i+1),i*1e-3], mom=0.95-i/100, wd=[i%2*0.1,0], beta3=0.9+i/1000, eps=10**-(i+1))
+        for p,q in twins.pairs: p.grad = q.grad = None
+    assert graphs()-before == 1
+    twins.check()
+
+def test_another_optimizer_compiles_nothing():
+    for kwargs in dict(lr=1e-2),dict(lr=3e-2, wd=0.3, mom=0.8):
+        before = graphs()
+        for ps in few(),few((11,13),(500,500)):
+            opt = AdaMod([nn.Parameter(p) for p in ps], fused=True, **kwargs)
+            for _ in range(3):
+                for p in opt.param_lists[0]: p.grad = torch.randn_like(p)
+                opt.step()
+    assert graphs() == before
+
+# --- state and checkpoints
+
+def stepped(n=3, fused=True, opt_func=AdaMod, shapes=((300,300),*[(20,30)]*20,(7,))):
+    torch.manual_seed(1)
+    opt = opt_func([nn.Parameter(torch.randn(s)) for s in shapes], lr=1e-2, fused=fused)
+    return more(opt, n)
+
+def more(opt, n=3):
+    torch.manual_seed(2)
+    for _ in range(n):
+        for p in opt.param_lists[0]: p.grad = torch.randn_like(p)
+        opt.step()
+    return opt
+
+def saved(o):
+    f = io.BytesIO()
+    torch.save(o, f)
+    return f.getvalue()
+
+@pytest.mark.parametrize('frm,to', [(False,True),(True,False),(True,True)], ids=['eager_to_fused','fused_to_eager','fused_to_fused'])
+def test_a_checkpoint_loads_into_the_other(frm, to):
+    a = stepped(fused=frm)
+    b = AdaMod([nn.Parameter(p.detach().clone()) for p in a.param_lists[0]], lr=1., fused=to)
+    b.load_state_dict(torch.load(io.BytesIO(saved(a.state_dict())), weights_only=False))
+    more(a), more(b)
+    for p,q in zip(a.param_lists[0], b.param_lists[0]): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+    assert b.state_dict()['state'][0]['step'] == 6
+
+def test_state_is_shaped_like_the_parameters():
+    opt = stepped()
+    for p,s in zip(opt.param_lists[0], opt.state_dict()['state']):
+        assert {k:v.shape for k,v in s.items() if torch.is_tensor(v)} == dict.fromkeys(('grad_avg','sqr_avg','lr_avg'), p.shape)
+        assert type(s['step']) is int
+
+@pytest.mark.parametrize('what', [lambda o: saved(o.state_dict()), lambda o: saved(o.state_dict()['state'][1]), pickle.dumps, saved],
+                         ids=['checkpoint','state_of_one','pickle','torch_save'])
+def test_nothing_is_saved_twice(what): assert len(what(stepped())) < 1.02*len(what(stepped(fused=False))) + 2000
+
+@pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy','pickle'])
+def test_a_copy_is_independent(clone):
+    a = stepped()
+    b = clone(a)
+    kept = [p.detach().clone() for p in b.param_lists[0]]
+    more(a)
+    for p,q in zip(b.param_lists[0], kept): assert torch.equal(p, q)
+    more(b)
+    for p,q in zip(a.param_lists[0], b.param_lists[0]): assert torch.equal(p, q)
+
+def test_a_kept_checkpoint_does_not_move():
+    opt = stepped()
+    sd = opt.state_dict()
+    kept = sd['state'][1]['lr_avg'].clone()
+    more(opt)
+    assert torch.equal(sd['state'][1]['lr_avg'], kept)
+
+def test_lookahead():
+    res = []
+    for f in False,True:
+        torch.manual_seed(3)
+        opt = Lookahead(AdaMod([nn.Parameter(p) for p in few()], lr=1e-2, fused=f), k=3)
+        res.append(more(opt, 10))
+    for p,q in zip(*[o.param_lists[0] for o in res]): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+
+# --- in a Learner
+
+def learner(fused, **kwargs): return quiet(ordered_learner(partial(AdaMod, len_memory=10, fused=fused), splitter=two_groups, **kwargs))
+
+def test_training_is_the_same():
+    learns = [learner(o) for o in (False,True)]
+    for o in learns:
+        o.freeze()
+        o.fit_one_cycle(1)
+        o.unfreeze()
+        o.fit_one_cycle(1, slice(1e-3, 1e-2))
+    for p,q in zip(*[o.model.parameters() for o in learns]): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+
+@pytest.mark.parametrize('frm,to', [(False,True),(True,False)], ids=['eager_to_fused','fused_to_eager'])
+def test_learner_save_and_load(frm, to, tmp_path):
+    a,b = [learner(o, path=tmp_path) for o in (frm,to)]
+    a.fit(1)
+    a.save('both')
+    b.create_opt()
+    b.load('both')
+    for o in a,b: o.fit(1, reset_opt=False)
+    for p,q in zip(a.model.parameters(), b.model.parameters()): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+    assert b.opt.state[next(b.model.parameters())]['step']==48
+
+def test_learner_export(tmp_path):
+    a = learner(True, path=tmp_path)
+    a.fit(1)
+    a.export('a.pkl')
+    b = load_learner(tmp_path/'a.pkl')
+    for p,q in zip(a.model.parameters(), b.model.parameters()): assert torch.equal(p, q)
+
+# --- other step functions
+
+def same_steps(cbs, n=40, **hypers):
+    torch.manual_seed(6)
+    start,res = few((300,300),(20,30),()),[]
+    for cls in ModOptimizer,FusedOptimizer:
+        torch.manual_seed(7)
+        opt = cls([nn.Parameter(p.clone()) for p in start], cbs, lr=1e-2, **hypers)
+        for _ in range(n):
+            for p in opt.param_lists[0]: p.grad = torch.randn_like(p)
+            opt.step()
+        res.append(opt.param_lists[0])
+    for p,q in zip(*res): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
+
+def test_fastai_adam():
+    same_steps([weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step], mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+
+def test_a_step_that_decides_by_a_number_is_one_graph():
+    def warm(p, lr, step=0, **kwargs):
+        if step < 5: p.data.sub_(p.grad.data.sign(), alpha=lr/2)
+        elif step % 2 == 0: p.data.sub_(p.grad.data, alpha=lr)
+        return {'step': step+1}
+    before = graphs()
+    same_steps([warm])
+    assert graphs()-before == 1
+
+def test_torch_functions_and_operators():
+    def odd(p, lr, avg=None, **kwargs):
+        g = p.grad.data
+        if avg is None: avg = torch.zeros_like(g)
+        avg = 0.9*avg + (1-0.9)*torch.abs(g)**2
+        p.data -= torch.where(g > 0, g, g*0.5) * lr / (avg.sqrt() + 1) + torch.clamp(g, min=-lr, max=lr)
+        return {'avg': avg}
+    same_steps([odd])
+
+def norm_step(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr/(p.grad.data.norm().item()+1))
+def shape_step(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr/p.numel())
+def max_step(p, lr, **kwargs): p.data.sub_(p.grad.data/p.grad.data.abs().max(), alpha=lr)
+def deciding_step(p, lr, **kwargs):
+    if (p.grad > 0).any(): p.data.sub_(p.grad.data, alpha=lr)
+def keeping_step(p, lr, old=None, **kwargs):
+    p.data.sub_(p.grad.data, alpha=lr)
+    return {'old': p.grad.data}
+def sqrt_step(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=math.sqrt(lr))
+
+@pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shaped like'), (max_step,'max'), (deciding_step,'any'),
+                                      (keeping_step,'copy'), (sqrt_step,'looks inside')], ids=lambda o: getattr(o, '__name__', None))
+def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
+    with pytest.warns(UserWarning) as said: same_steps([step], n=5)
+    said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
+    assert len(said)==1 and why in said[0]
+
+def test_what_torch_cannot_compile_is_eager_and_says_so_once(monkeypatch):
+    def fail(*args, **kwargs): raise RuntimeError('no luck today')
+    monkeypatch.setattr(fused, '_programs', {})
+    monkeypatch.setattr(torch._dynamo, 'lookup_backend', fail)
+    twins = Twins(AdaMod, few())
+    with pytest.warns(UserWarning, match='no luck today') as said:
+        for _ in range(4): twins.step()
+    assert len([o for o in said if 'fused=True' in str(o.message)])==1
+    twins.check()
+
+# --- its surroundings
+
+def test_no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.delenv('CXX', raising=False)
+    with pytest.raises(RuntimeError, match=r'C\+\+ compiler.*fused=False'): AdaMod([torch.ones(2)], lr=0.1, fused=True)
+
+def test_global_settings_are_left_as_found(monkeypatch):
+    monkeypatch.setattr(fused, '_programs', {})
+    found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(), torch.get_num_threads(),
+                     torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
+    before = found()
+    stepped()
+    assert found() == before
+
+def test_memory():
+    opt = stepped(shapes=((600,600),*[(50,60)]*200))
+    with torch.profiler.profile(profile_memory=True) as prof: more(opt, 2)
+    steps = [o for o in prof.events() if o.name.startswith('aten::empty') and o.cpu_parent is None]
+    scratch = sum(o.numel()*4 for s in opt._plan.scratches.values() for o in s)
+    assert scratch <= 200*50*60*4
