@@ -295,8 +295,8 @@ def test_text_targets_are_the_next_characters():
         decode = lambda o: ''.join(dls.vocab[i] for i in o)
         for xb,yb in zip(x[:5], y[:5]): assert len(xb)==32 and decode(xb)+decode(yb)[-1] in text and torch.equal(xb[1:], yb[:-1])
     assert len(dls.train)==60 and len({tuple(o.tolist()) for x,_ in dls.train for o in x}) > 900
-    first = [{tuple(o.tolist()) for o in ds.tensors[0]} for ds in (dls.train_ds,dls.valid_ds)]
-    assert len(first[0] & first[1]) < 0.02*len(first[1])
+    train,valid = [''.join(dls.vocab[i] for i in ds.tensors[0].flatten()) for ds in (dls.train_ds,dls.valid_ds)]
+    assert text.startswith(train+valid) and len(valid) > 0.09*len(text) and len(text)-len(train+valid) <= 32
 
 def test_transformer_does_not_see_ahead():
     learn = text_learner()
@@ -364,3 +364,20 @@ def test_command_interrupted(tmp_path):
     out,err = p.communicate(timeout=120)
     assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
     assert 1 <= len(rows(path)) < 54
+
+# --- the memory
+
+def test_clipped_is_measured_where_there_is_a_memory():
+    df = compare(Tiny(), {'Adam': known_opts['Adam'], 'AdaMod': known_opts['AdaMod']}, 0.1, seeds=1, n_epoch=2).set_index('opt')
+    assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
+
+def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
+    once = dict(opts='AdaMod', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
+    default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)
+    assert fitting.clipped[0] < default.clipped[0]
+    assert len(pd.read_csv(tmp_path/'results.csv')) == 2
+    assert compare(Tiny(), **once, memory=0.1).seconds[0] == fitting.seconds[0]
+
+@pytest.mark.parametrize('memory', [0,-1,math.nan,math.inf,'much'])
+def test_bad_memory(memory):
+    with pytest.raises(ValueError, match=f'memory: {memory!r}'): compare(Tiny(), 'AdaMod', 0.1, memory=memory)
