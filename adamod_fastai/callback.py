@@ -98,7 +98,7 @@ class StepMeasure(Callback):
         "Raise an error if nothing was measured yet"
         if not self.steps: raise RuntimeError(f'Nothing measured yet: fit with {self.__class__.__name__} first')
 
-# %% ../nbs/02_callback.ipynb #14d20fb7
+# %% ../nbs/02_callback.ipynb #d856e9a5
 class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
     order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
@@ -190,7 +190,7 @@ class ClippedFraction(StepMeasure):
         return res
 
     def plot(self,
-        ax=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
     ):
         "Draw the clipped fraction over the batches, with the learning rate on a second axis"
         self.check_measured()
@@ -207,7 +207,7 @@ class ClippedFraction(StepMeasure):
         return ax
 
     def plot_layers(self,
-        ax=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
     ):
         "Draw the clipped fraction of each layer: one row per layer, the first on top, batches across"
         self.check_measured()
@@ -234,7 +234,7 @@ def used_rate(
         if cb in (clip_rate,mean_rate): kwargs.update(cb(p, **kwargs))
     return kwargs['rate']
 
-# %% ../nbs/02_callback.ipynb #7f34295f
+# %% ../nbs/02_callback.ipynb #4d6fefbe
 class RateHistogram(StepMeasure):
     "Keep a histogram of the rates of all elements at each step"
     needs = 'sqr_avg','step'
@@ -271,7 +271,7 @@ class RateHistogram(StepMeasure):
         return torch.stack(self._hists).cpu().numpy() if self._hists else np.zeros((0, self.bins))
 
     def plot(self,
-        ax=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
     ):
         "Draw the histograms side by side: batches across, rates upwards, colour for the fraction of elements"
         self.check_measured()

@@ -613,7 +613,7 @@ def _check_compiler(kinds):
 
 def _has(*names): return any(shutil.which(o) for o in names if o)
 
-# %% ../nbs/01_fused.ipynb #f4295c49
+# %% ../nbs/01_fused.ipynb #68f4db9d
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over memory"
     def __init__(self,
@@ -630,7 +630,9 @@ class FusedOptimizer(ModOptimizer):
         ps = list(chain.from_iterable(self.param_lists))
         gs = [getattr(p, 'grad', None) for p in ps]
         with torch.no_grad():
-            if self._plan is None or not self._plan.fits(ps, gs): self._plan = _Plan(self, ps, gs)
+            if self._plan is None or not self._plan.fits(ps, gs):
+                self._follow(self.all_params(with_grad=True))
+                self._plan = _Plan(self, ps, gs)
             if self._plan(gs): self._plan = None
 
     def _eagerly(self, p, group, why=None):

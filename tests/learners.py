@@ -23,11 +23,11 @@ def cancer_learner(opt_func, seed=0, bs=16, shuffle=True, **kwargs):
     kwargs = {'metrics': accuracy, 'splitter': two_groups, **kwargs}
     return Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func, **kwargs)
 
-def ordered_learner(opt_func, bs=16, n=384, seed=0, **kwargs):
+def ordered_learner(opt_func, bs=16, n=384, seed=0, device=None, **kwargs):
     "The same data in order, `n` items of it, and a network without batch norm: batches can be split and joined"
     learn = cancer_learner(opt_func, seed)
     train,valid = (Tensors(*o.dataset[:n]) for o in learn.dls)
-    dls = DataLoaders.from_dsets(train, valid, bs=bs, shuffle=False, num_workers=0)
+    dls = DataLoaders.from_dsets(train, valid, bs=bs, shuffle=False, num_workers=0, device=device)
     model = nn.Sequential(nn.Linear(30,16), nn.Tanh(), nn.Linear(16,2))
     return Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func, **{'metrics': accuracy, **kwargs})
 

@@ -55,7 +55,7 @@ def mixed(dtype, **kwargs):
     if not torch.cuda.is_available(): return Autocast(dtype, **kwargs)
     return MixedPrecision('fp16' if dtype is torch.float16 else 'bf16', **kwargs)
 
-class Skipped(Callback):
+class SkippedSteps(Callback):
     "Whether each step was skipped, and whether it changed anything"
     order = 60
     def __init__(self): self.steps = []
@@ -65,9 +65,9 @@ class Skipped(Callback):
 
 @pytest.mark.feature('MixedPrecision: fp16, skipped steps')
 def test_a_step_skipped_on_overflow_changes_nothing(opt_func):
-    learn = quiet(cancer_learner(opt_func, cbs=[mixed(torch.float16, init_scale=2.**24), Skipped(), MemoryLength(), ClippedFraction()]))
+    learn = quiet(cancer_learner(opt_func, cbs=[mixed(torch.float16, init_scale=2.**24), SkippedSteps(), MemoryLength(), ClippedFraction()]))
     learn.fit_one_cycle(3, 0.03)
-    skipped,changed = np.array(learn.skipped.steps).T
+    skipped,changed = np.array(learn.skipped_steps.steps).T
     assert len(skipped) == 75 and 3 < skipped.sum() < 30
     assert (changed == ~skipped).all()
     assert steps(learn) == {len(learn.clipped_fraction.fractions)} == {(~skipped).sum()}

@@ -1,0 +1,383 @@
+"`compare`: what it trains, keeps, resumes, tables and draws, and its console command"
+import csv, math, os, random, signal, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import matplotlib
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np, pandas as pd, pytest, torch
+from torch.utils.data import TensorDataset
+from fastai.callback.core import Callback
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
+from fastai.learner import Learner
+from fastai.losses import MSELossFlat
+from fastai.metrics import ValueMetric, mae
+from fastai.optimizer import Adam, SGD
+
+from adamod_fastai.compare import (compare, compare_table, digits_dls, digits_learner, known_opts, plot_losses, plot_metric,
+                                   text_dls, text_learner)
+from adamod_fastai.optimizer import AdaMod
+
+N_BATCHES = 6
+
+class Tiny:
+    "Linear regression in 6 batches an epoch; keeps the Learners it made, and interrupts like Ctrl-C when it is to make number `stop`"
+    __name__ = 'tiny'
+    def __init__(self, stop=None, dls=None): self.made,self.stop,self.dls = [],stop,dls
+    def __call__(self, opt_func):
+        if len(self.made)==self.stop: raise KeyboardInterrupt
+        learn = Learner(self.dls or tiny_dls(), torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1)), loss_func=MSELossFlat(),
+                        opt_func=opt_func, metrics=mae)
+        self.made.append(learn)
+        return learn
+
+def tiny_dls():
+    x = torch.linspace(-1, 1, 3*8*N_BATCHES).view(-1,3).sin()
+    ds = TensorDataset(x, x.sum(1, keepdim=True))
+    return DataLoaders(DataLoader(ds, bs=8, shuffle=True), DataLoader(ds, bs=8))
+
+def rows(path):
+    with open(path, newline='') as f: return list(csv.DictReader(f))
+
+grid = dict(opts=['Adam','SGD'], lrs=[1e-2,1e-1], seeds=2, n_epoch=1)
+
+# What it returns
+
+def test_a_row_per_run():
+    df = compare(Tiny(), **grid)
+    assert list(zip(df.opt, df.lr, df.seed)) == [(o,lr,s) for o in ('Adam','SGD') for lr in (1e-2,1e-1) for s in (0,1)]
+    assert {'train_loss','valid_loss','mae','seconds'} <= set(df.columns)
+    assert (df.batches==N_BATCHES).all() and (df.losses.map(len)==N_BATCHES).all() and not df.diverged.any()
+
+def test_results_are_those_of_the_learner():
+    get = Tiny()
+    df = compare(get, Adam, 1e-2, seeds=1, n_epoch=2)
+    learn = get.made[0]
+    with learn.no_bar(): valid_loss,mae_ = learn.validate()
+    assert df.valid_loss[0] == pytest.approx(valid_loss) and df.mae[0] == pytest.approx(mae_)
+
+@pytest.mark.parametrize('schedule', ['one_cycle','flat','flat_cos'])
+def test_schedules(schedule):
+    get = Tiny()
+    compare(get, 'Adam', 0.1, seeds=1, n_epoch=4, schedule=schedule)
+    lrs = np.array(get.made[0].recorder.lrs)
+    assert lrs.max() == pytest.approx(0.1, rel=1e-2)
+    if schedule=='one_cycle': assert lrs[0] == pytest.approx(0.1/25) and 4 <= lrs.argmax() <= 7 and lrs[-1] < 0.01
+    if schedule=='flat':      assert (lrs==lrs[0]).all()
+    if schedule=='flat_cos':  assert np.allclose(lrs[:18], 0.1) and lrs[-1] < 0.01
+
+def test_the_rates_and_optimizers_are_used():
+    get = Tiny()
+    compare(get, {'mine': partial(AdaMod, len_memory=10)}, [0.25], seeds=1, n_epoch=1, schedule='flat')
+    hypers = get.made[0].opt.hypers[0]
+    assert hypers['lr']==0.25 and hypers['beta3']==pytest.approx(0.9)
+
+def test_known_sgd_has_momentum():
+    assert known_opts['SGD']([torch.ones(1)], lr=1).hypers[0]['mom']==0.9
+
+def test_rates_may_be_an_array():
+    assert list(compare(Tiny(), 'Adam', np.array([0.5,0.25]), seeds=1, n_epoch=1).lr) == [0.5,0.25]
+
+# Randomness
+
+def test_same_seed_same_run():
+    a,b = compare(Tiny(), **grid),compare(Tiny(), **grid)
+    assert a.losses.tolist()==b.losses.tolist() and a.mae.tolist()==b.mae.tolist()
+    for _,o in a.groupby(['opt','lr']): assert o.losses.iloc[0] != o.losses.iloc[1]
+
+@pytest.mark.parametrize('get', [digits_learner, partial(text_learner, n_batches=3)])
+def test_same_seed_same_run_on_real_data(get):
+    a,b = [compare(get, 'AdaMod', 1e-2, seeds=1, n_epoch=1) for _ in range(2)]
+    assert a.losses[0]==b.losses[0] and a.valid_loss[0]==b.valid_loss[0]
+
+def test_same_run_whatever_ran_before_on_shared_dataloaders():
+    alone = compare(Tiny(dls=tiny_dls()), 'SGD', 0.1, seeds=2, n_epoch=1)
+    after = compare(Tiny(dls=tiny_dls()), 'Adam,SGD', [0.01,0.1], seeds=2, n_epoch=1)
+    assert after[(after.opt=='SGD') & (after.lr==0.1)].losses.tolist() == alone.losses.tolist()
+
+def test_random_states_are_left_as_found():
+    draw = lambda: (random.random(), np.random.rand(), torch.rand(1).item())
+    def seed(): random.seed(1); np.random.seed(1); torch.manual_seed(1)
+    seed(); want = draw()
+    seed(); compare(Tiny(), 'Adam', 0.1, seeds=1, n_epoch=1)
+    assert draw()==want
+
+# Divergence
+
+def test_diverged_run_is_a_row(tmp_path):
+    get = Tiny()
+    df = compare(get, 'SGD', [1e-2,1e25], seeds=1, n_epoch=20, out=tmp_path)
+    good,bad = df.iloc[0],df.iloc[1]
+    assert not good.diverged and good.batches==20*N_BATCHES and math.isfinite(good.mae)
+    assert bad.diverged and bad.batches < N_BATCHES and not math.isfinite(bad.losses[-1])
+    assert all(math.isnan(bad[o]) for o in ('train_loss','valid_loss','mae'))
+    assert [o['diverged'] for o in rows(tmp_path/'results.csv')] == ['False','True']
+    again = compare(get, 'SGD', [1e-2,1e25], seeds=1, n_epoch=20, out=tmp_path)
+    assert len(get.made)==2 and again.diverged.tolist()==[False,True]
+
+def test_all_diverged_still_tables_and_draws():
+    df = compare(Tiny(), 'SGD', 1e25, seeds=2, n_epoch=1)
+    assert compare_table(df).loc['SGD','1e+25'].strip() == 'diverged'
+    plot_metric(df); plot_losses(df)
+    plt.close('all')
+
+def test_divergence_seen_only_in_validation():
+    class Break(Callback):
+        def after_train(self): self.model[0].bias.data.fill_(math.nan)
+    df = compare(Tiny(), 'SGD', 0.1, seeds=1, n_epoch=1, cbs=lambda learn: Break())
+    assert df.diverged[0] and df.batches[0]==N_BATCHES
+
+# Keeping and resuming
+
+def test_interrupted_keeps_what_it_has_and_resumes(tmp_path):
+    want = compare(Tiny(), **grid)
+    with pytest.raises(KeyboardInterrupt): compare(Tiny(stop=3), **grid, out=tmp_path)
+    kept = rows(tmp_path/'results.csv')
+    assert len(kept)==3 and {o['seed'] for o in kept}=={'0'}
+    get = Tiny()
+    df = compare(get, **grid, out=tmp_path)
+    assert len(get.made)==8-3 and len(rows(tmp_path/'results.csv'))==8
+    for o in 'opt lr seed losses train_loss valid_loss mae'.split(): assert df[o].tolist()==want[o].tolist(), o
+    for o in kept: assert o in rows(tmp_path/'results.csv')
+
+def test_interrupted_inside_a_run_keeps_no_part_of_it(tmp_path):
+    class Stop(Callback):
+        def before_batch(self):
+            if self.iter==3: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): compare(Tiny(), 'Adam', 0.1, seeds=1, n_epoch=1, out=tmp_path, cbs=lambda learn: Stop())
+    assert not (tmp_path/'results.csv').exists() and not (tmp_path/'losses.csv').exists()
+
+@pytest.mark.parametrize('name', ['results.csv','losses.csv'])
+@pytest.mark.parametrize('cut', [1,2,7])
+def test_partial_last_line(tmp_path, name, cut):
+    want = compare(Tiny(), **grid, out=tmp_path)
+    lines = (tmp_path/'results.csv').read_text().splitlines()
+    (tmp_path/name).write_text((tmp_path/name).read_text()[:-cut])
+    if name=='losses.csv': (tmp_path/'results.csv').write_text('\n'.join(lines[:-1])+'\n')
+    get = Tiny()
+    df = compare(get, **grid, out=tmp_path)
+    assert len(get.made)==1
+    assert df.losses.tolist()==want.losses.tolist() and df.mae.tolist()==want.mae.tolist()
+    with open(tmp_path/'results.csv', newline='') as f: fields = [len(o) for o in csv.reader(f)]
+    assert len(fields)==1+8 and len(set(fields))==1
+    assert len(rows(tmp_path/'losses.csv'))==8*N_BATCHES
+
+def test_killed_before_the_first_line_was_whole(tmp_path):
+    (tmp_path/'results.csv').write_text('run,opt,l')
+    assert len(compare(Tiny(), **grid, out=tmp_path))==8
+    assert len(rows(tmp_path/'results.csv'))==8
+
+def test_losses_are_read_back_to_the_last_bit(tmp_path):
+    a,b = [compare(Tiny(), 'Adam', [1/3], seeds=1, n_epoch=3, out=tmp_path) for _ in range(2)]
+    assert a.losses[0]==b.losses[0] and a.lr[0]==b.lr[0]==1/3 and a.valid_loss[0]==b.valid_loss[0] and a.seconds[0]==b.seconds[0]
+
+@pytest.mark.parametrize('change', [dict(n_epoch=2), dict(schedule='flat'), dict(lrs=0.2), dict(seeds=2), dict(cbs=lambda learn: None),
+                                    dict(opts={'Adam': partial(Adam, mom=0.5)})])
+def test_other_settings_never_mix(tmp_path, change):
+    base,get = dict(opts='Adam', lrs=0.1, seeds=1, n_epoch=1),Tiny()
+    compare(get, **base, out=tmp_path)
+    df = compare(get, **{**base, **change}, out=tmp_path)
+    assert len(get.made)==2 and len(df)==change.get('seeds', 1) and len(rows(tmp_path/'results.csv'))==2
+    compare(get, **base, out=tmp_path)
+    assert len(get.made)==2
+
+def test_other_task_never_mixes(tmp_path):
+    a,b = Tiny(),Tiny()
+    b.__name__ = 'other'
+    for get in a,b: compare(get, 'Adam', 0.1, seeds=1, n_epoch=1, out=tmp_path)
+    assert len(a.made)==len(b.made)==1
+
+def test_results_of_something_else_are_not_touched(tmp_path):
+    (tmp_path/'results.csv').write_text('a,b\n1,2\n')
+    with pytest.raises(ValueError, match='was not written by compare'): compare(Tiny(), **grid, out=tmp_path)
+    assert (tmp_path/'results.csv').read_text()=='a,b\n1,2\n' and os.listdir(tmp_path)==['results.csv']
+
+# Callbacks
+
+class Shown(Callback):
+    "Adds the metric `shown`, where it stands before the Recorder reads their names"
+    order = 49
+    def before_fit(self): self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.dls.train.bs/2, 'shown')]
+
+def test_cbs_are_made_for_each_run_and_their_metrics_are_columns(tmp_path):
+    made = []
+    def cbs(learn):
+        if 'sqr_mom' not in learn.opt.hypers[0]: return None
+        made.append(Shown())
+        return made[-1]
+    for _ in range(2):
+        df = compare(Tiny(), **grid, cbs=cbs, out=tmp_path)
+        assert len(made)==len(set(map(id, made)))==4
+        assert (df[df.opt=='Adam'].shown==4).all() and df[df.opt=='SGD'].shown.isna().all()
+        assert compare_table(df).equals(compare_table(df, 'mae'))
+
+# What is refused
+
+@pytest.mark.parametrize('arg,value,text', [
+    ('opts', 'Adamod', "'Adamod'"), ('opts', [], 'opts'), ('opts', {'a': 3}, '3'), ('opts', [partial(SGD, mom=1), SGD, lambda p,lr: 0, lambda p,lr: 1], 'lambda'),
+    ('lrs', 'fast', "'fast'"), ('lrs', [0.1,-1], '-1'), ('lrs', [math.nan], 'nan'), ('lrs', math.inf, 'inf'), ('lrs', [], 'lrs'), ('lrs', 0, '0'),
+    ('seeds', 0, '0'), ('seeds', 1.5, '1.5'), ('n_epoch', -1, '-1'), ('n_epoch', None, 'None'), ('schedule', 'cosine', "'cosine'")])
+def test_bad_arguments(tmp_path, arg, value, text):
+    get = Tiny()
+    with pytest.raises(ValueError, match=f'^Invalid {arg}:') as e: compare(get, **{**grid, 'schedule':'flat', arg:value}, out=tmp_path/'new')
+    assert text in str(e.value) and not get.made and not (tmp_path/'new').exists()
+
+# The table and the pictures
+
+def frame(**diverged):
+    "Two optimizers at two rates with three seeds, and numbers one can check by hand"
+    acc = {('A',0.1): (.5,.6,.7), ('A',1.): (.9,.9,.9), ('B',0.1): (.1,.2,.3), ('B',1.): (.95,.85,math.nan)}
+    return pd.DataFrame([dict(opt=o, lr=lr, seed=s, train_loss=1., valid_loss=1-a, accuracy=a, seconds=1., diverged=math.isnan(a),
+                              batches=20, losses=[2.]*20 if o=='A' else [4.,2.]*10) for (o,lr),accs in acc.items() for s,a in enumerate(accs)])
+
+def test_table():
+    t = compare_table(frame())
+    assert isinstance(t, pd.DataFrame) and list(t.index)==['A','B'] and list(t.columns)==['0.1','1']
+    assert t.loc['A','0.1'].split()==['0.600','±','0.100','*'] and t.loc['B','0.1'].split()==['0.200','±','0.100']
+    assert t.loc['A','1'].split()==['0.900','±','0.000','*']
+    assert '1 of 3 diverged' in t.loc['B','1'] and '*' not in t.loc['B','1']
+
+def test_table_of_losses_marks_the_lowest():
+    t = compare_table(frame(), 'valid_loss')
+    assert t.loc['A','0.1'].split()==['0.400','±','0.100','*'] and '*' not in t.loc['B','0.1']
+
+def test_table_of_one_seed_has_no_spread():
+    df = frame()
+    assert '±' not in compare_table(df[df.seed==0]).to_string()
+
+def test_unknown_metric():
+    with pytest.raises(ValueError, match="Invalid metric: 'f1'"): compare_table(frame(), 'f1')
+
+def test_plot_metric():
+    ax = plt.subplots()[1]
+    assert plot_metric(frame(), ax=ax) is ax
+    assert ax.get_xscale()=='log' and ax.get_xlabel()=='learning rate' and ax.get_ylabel()=='accuracy'
+    assert [o.get_text() for o in ax.get_legend().get_texts()]==['A','B']
+    means = [c.lines[0].get_ydata() for c in ax.containers]
+    assert np.allclose(means[0], [.6,.9]) and np.allclose(means[1], [.2,.9])
+    low,high = [o[:,1] for o in ax.containers[0].lines[2][0].get_segments()][0]
+    assert (low,high)==pytest.approx((.5,.7))
+    plt.close('all')
+
+def test_plot_losses():
+    ax = plt.subplots()[1]
+    assert plot_losses(frame(), ax=ax) is ax
+    assert [o.get_text() for o in ax.get_legend().get_texts()]==['A, lr 1','B, lr 1 (diverged)']
+    a,b = [o.get_ydata() for o in ax.get_lines()]
+    assert np.allclose(a, 2) and b[0]==pytest.approx(4) and b[1]==pytest.approx((4*.9+2)/1.9) and len(b)==20
+    plt.close('all')
+
+def test_plot_losses_at_a_rate():
+    ax = plot_losses(frame(), lr=0.1)
+    assert [o.get_text() for o in ax.get_legend().get_texts()]==['A','B']
+    with pytest.raises(ValueError, match='Invalid lr: 5'): plot_losses(frame(), lr=5)
+    plt.close('all')
+
+# The data
+
+def test_digits():
+    from sklearn.datasets import load_digits
+    dls = digits_dls()
+    x = torch.cat([dls.train_ds.tensors[0], dls.valid_ds.tensors[0]])
+    assert len(x)==1797 and len(dls.train)==22 and len(dls.vocab)==dls.c==10
+    key = lambda o: sorted(o.flatten(1).mul(16).round().int().tolist())
+    assert key(x)==sorted(load_digits().data.astype(int).tolist())
+    xb,yb = dls.train.one_batch()
+    assert xb.shape==(64,1,8,8) and yb.shape==(64,) and 0 <= xb.min() and xb.max()==1
+
+def test_text_targets_are_the_next_characters():
+    from pydoc_data.topics import topics
+    dls,text = text_dls(),'\n'.join(topics.values())
+    for dl in dls:
+        x,y = dl.one_batch()
+        decode = lambda o: ''.join(dls.vocab[i] for i in o)
+        for xb,yb in zip(x[:5], y[:5]): assert len(xb)==32 and decode(xb)+decode(yb)[-1] in text and torch.equal(xb[1:], yb[:-1])
+    assert len(dls.train)==60 and len({tuple(o.tolist()) for x,_ in dls.train for o in x}) > 900
+    train,valid = [''.join(dls.vocab[i] for i in ds.tensors[0].flatten()) for ds in (dls.train_ds,dls.valid_ds)]
+    assert text.startswith(train+valid) and len(valid) > 0.09*len(text) and len(text)-len(train+valid) <= 32
+
+def test_transformer_does_not_see_ahead():
+    learn = text_learner()
+    model = learn.model.eval()
+    x = learn.dls.one_batch()[0][:2]
+    changed = x.clone()
+    changed[:,20:] = (changed[:,20:]+1) % learn.dls.c
+    with torch.no_grad(): a,b = model(x),model(changed)
+    assert torch.allclose(a[:,:20], b[:,:20], atol=1e-5) and not torch.allclose(a[:,20:], b[:,20:], atol=1e-2)
+
+def test_digits_are_learned():
+    assert compare(digits_learner, 'Adam', 1e-2, seeds=1, n_epoch=2).accuracy[0] > 0.8
+
+# The command
+
+env = {**{k:v for k,v in os.environ.items() if k not in ('DISPLAY','MPLBACKEND')}, 'PYTHONIOENCODING':'utf-8'}
+command = [sys.executable, '-c', 'from adamod_fastai.compare import main; main()']
+
+def run(args, cwd): return subprocess.run(command+args, cwd=cwd, env=env, capture_output=True, text=True, encoding='utf-8', timeout=300)
+
+bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
+            'unknown schedule': (['--schedule','cosine'], "'cosine'"), 'unreadable rate': (['--lrs','1e-3,fast'], "'fast'"),
+            'negative rate': (['--lrs=-1'], "'-1'"), 'no epochs': (['--epochs','0'], "'0'"), 'half a seed': (['--seeds','1.5'], "'1.5'"),
+            'out is a file': (['--out','taken'], "'taken'"), 'out in a file': (['--out','taken/new'], 'taken'), 'unknown option': (['--rate','1'], '--rate')}
+
+@pytest.fixture(scope='module')
+def failed(tmp_path_factory):
+    def one(args):
+        d = tmp_path_factory.mktemp('bad')
+        (d/'taken').write_text('mine')
+        return run(args, d),d
+    with ThreadPoolExecutor(2) as ex: return dict(zip(bad_args, ex.map(lambda o: one(o[0]), bad_args.values())))
+
+@pytest.mark.parametrize('name', bad_args)
+def test_command_refuses(failed, name):
+    res,d = failed[name]
+    assert res.returncode not in (0,1) and res.stdout==''
+    assert len(res.stderr.splitlines())==1 and res.stderr.startswith('adamod-compare: ') and bad_args[name][1] in res.stderr
+    assert os.listdir(d)==['taken'] and (d/'taken').read_text()=='mine'
+
+def test_command(tmp_path):
+    args = '--opts Adam,AdaMod --lrs 1e-2,1e-1 --epochs 1 --seeds 2 --schedule flat --out res'.split()
+    res = run(args, tmp_path)
+    assert (res.returncode,res.stderr)==(0,'')
+    out = tmp_path/'res'
+    assert sorted(os.listdir(out))==['accuracy.png','losses.csv','losses.png','results.csv']
+    for o in os.listdir(out): assert os.path.join('res', o) in res.stdout.splitlines()[-1]
+    for o in 'accuracy.png','losses.png': assert (out/o).read_bytes()[:8]==b'\x89PNG\r\n\x1a\n'
+    runs = rows(out/'results.csv')
+    assert {(o['opt'],float(o['lr']),o['seed']) for o in runs} == {(o,lr,s) for o in ('Adam','AdaMod') for lr in (.01,.1) for s in '01'}
+    assert len(runs)==8 and {o['batches'] for o in runs}=={'22'} and {(o['schedule'],o['n_epoch']) for o in runs}=={('flat','1')}
+    acc = np.array([float(o['accuracy']) for o in runs if (o['opt'],float(o['lr']))==('Adam',.01)])
+    line = next(o for o in res.stdout.splitlines() if o.startswith('Adam '))
+    assert f'{acc.mean():.3f} ± {acc.std(ddof=1):.3f}' in line
+    before = (out/'results.csv').read_bytes()
+    again = run(args, tmp_path)
+    assert again.stdout==res.stdout and (out/'results.csv').read_bytes()==before
+
+@pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
+def test_command_interrupted(tmp_path):
+    p = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path,start = tmp_path/'adamod-compare'/'results.csv',time.time()
+    while not path.exists() and time.time()-start < 120: time.sleep(0.1)
+    p.send_signal(signal.SIGINT)
+    out,err = p.communicate(timeout=120)
+    assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
+    assert 1 <= len(rows(path)) < 54
+
+# --- the memory
+
+def test_clipped_is_measured_where_there_is_a_memory():
+    df = compare(Tiny(), {'Adam': known_opts['Adam'], 'AdaMod': known_opts['AdaMod']}, 0.1, seeds=1, n_epoch=2).set_index('opt')
+    assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
+
+def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
+    once = dict(opts='AdaMod', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
+    default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)
+    assert fitting.clipped[0] < default.clipped[0]
+    assert len(pd.read_csv(tmp_path/'results.csv')) == 2
+    assert compare(Tiny(), **once, memory=0.1).seconds[0] == fitting.seconds[0]
+
+@pytest.mark.parametrize('memory', [0,-1,math.nan,math.inf,'much'])
+def test_bad_memory(memory):
+    with pytest.raises(ValueError, match=f'memory: {memory!r}'): compare(Tiny(), 'AdaMod', 0.1, memory=memory)
