@@ -151,12 +151,12 @@ def test_a_large_parameter(opt_func):
     n = 100_000_000
     large,small = torch.ones(n),torch.ones(1000)
     opts = [opt_func([o], lr=0.1, len_memory=3) for o in (large,small)]
+    small.grad = torch.randn(1000)
+    large.grad = small.grad.repeat(n//1000)
     for _ in range(2):
-        small.grad = torch.randn(1000)
-        large.grad = small.grad.repeat(n//1000)
         for o in opts: o.step()
-    for rows in large.view(-1,1000)[[0,1,-2,-1]]: torch.testing.assert_close(rows, small, rtol=1e-6, atol=1e-6)
-    assert large.view(-1,1000).std(0).max() < 1e-5
+    rows = large.view(-1,1000)[::997]
+    torch.testing.assert_close(rows, small.expand_as(rows), rtol=1e-6, atol=1e-6)
 
 # --- moves
 
@@ -220,7 +220,7 @@ def resident(): return int(Path('/proc/self/statm').read_text().split()[1])*4096
 @pytest.mark.feature('no memory growth over 2,000 steps')
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='reads /proc')
 def test_memory_does_not_grow(opt_func):
-    m = small_net()
+    m = nn.Linear(6,2)
     opt = opt_func(m.parameters(), lr=0.01, len_memory=50)
     def count():
         gc.collect()
