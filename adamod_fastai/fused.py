@@ -134,18 +134,18 @@ class _Recorder:
         if o._node is None or o._node.op!='placeholder' or not o._node.target.startswith('h_'): return _Refused('needs the value of a number that changes')
         return _Static(o._node.target[2:])
 
-# %% ../nbs/01_fused.ipynb #c4d7d91f
+# %% ../nbs/01_fused.ipynb #7c978d73
+def _key(o): return o if isinstance(o, fx.Node) else (type(o),repr(o))
+
 class _Numbers:
     "The part of step functions that works on numbers, as one Python function"
     def __init__(self, names): self.graph,self.nodes,self.out = fx.Graph(),{},[]; self.inputs = {k:self.graph.placeholder(k) for k in names}
 
     def add(self, fn, args, kwargs):
-        key = fn,tuple(map(self._key, args)),tuple((k,self._key(v)) for k,v in kwargs.items())
+        key = fn,tuple(map(_key, args)),tuple((k,_key(v)) for k,v in kwargs.items())
         if key not in self.nodes:
-            self.nodes[key] = self.graph.call_method(fn, tuple(args), kwargs) if isinstance(fn, str) else self.graph.call_function(fn, tuple(args), kwargs)
+            self.nodes[key] = (self.graph.call_method if isinstance(fn, str) else self.graph.call_function)(fn, tuple(args), kwargs)
         return self.nodes[key]
-
-    def _key(self, o): return o if isinstance(o, fx.Node) else (type(o),repr(o))
 
     def slot(self, node):
         "Where the value of `node` is in the function's result"
@@ -181,7 +181,7 @@ class _Spec(NamedTuple):
 
 def _hyper_spec(hyper, static): return tuple((k,None if _is_number(v) and k not in static else (type(v),v)) for k,v in hyper.items())
 
-# %% ../nbs/01_fused.ipynb #9e451006
+# %% ../nbs/01_fused.ipynb #9313a020
 class _Leaf:
     "What step functions do to the tensors and the state, along one path"
     def __init__(self, cbs, numbers, path, spec, state, hyper):
@@ -222,11 +222,11 @@ class _Leaf:
     def key(self):
         "Equal for leaves that do the same to the tensors"
         ids = {id(o):k for k,o in self.ins.items()}
-        enc = lambda o: (o._node or ids.setdefault(id(o), len(ids))) if isinstance(o, _Value) else (type(o),repr(o))
+        enc = lambda o: (o._node or ids.setdefault(id(o), len(ids))) if isinstance(o, _Value) else _key(o)
         ops = [(fn,*map(enc, args),*((k,enc(v)) for k,v in kwargs.items()),enc(res)) for fn,args,kwargs,res in self.rec.ops]
         return tuple(ops),tuple((k,enc(o)) for k,o in self.new.items())
 
-# %% ../nbs/01_fused.ipynb #4b779539
+# %% ../nbs/01_fused.ipynb #c6f962de
 _scaled = dict(add='alpha', sub='alpha', addcmul='value', addcdiv='value') # what these call a number that must not be a tensor
 
 class _Emitter:
@@ -237,13 +237,14 @@ class _Emitter:
         self.ins = {k:self.graph.placeholder(k) for k in ('p','grad',*(f's_{k}' for k,_ in spec.tensors),'nums')}
 
     def call(self, fn, *args, **kwargs):
-        return self.graph.call_method(fn, args, kwargs) if isinstance(fn, str) else self.graph.call_function(fn, args, kwargs)
+        "The node of a call, one for all that are equal: nothing here changes a tensor"
+        key = fn,tuple(map(_key, args)),tuple((k,_key(v)) for k,v in kwargs.items())
+        if key not in self.made: self.made[key] = (self.graph.call_method if isinstance(fn, str) else self.graph.call_function)(fn, args, kwargs)
+        return self.made[key]
 
     def number(self, o):
-        if o not in self.made:
-            self.slots.append(o)
-            self.made[o] = self.call(operator.getitem, self.ins['nums'], len(self.slots)-1)
-        return self.made[o]
+        if o not in self.slots: self.slots.append(o)
+        return self.call(operator.getitem, self.ins['nums'], self.slots.index(o))
 
     def check(self, fn, args, kwargs, dtype, wide):
         "Refuse a call that does not do with tensors of one element what it does with numbers"
@@ -255,39 +256,42 @@ class _Emitter:
         if not ok: raise _Refused(f'gives `{getattr(fn, "__name__", fn)}` a number that changes, where it takes no tensor')
 
     def op(self, fn, args, kwargs, res, env):
-        narrow = fn not in ('copy_','zero_','fill_') and any(o._node is None and o._val.dtype in _narrow for o in _values(args, kwargs))
-        wide = lambda d: torch.float32 if narrow and d in _narrow else d
+        "Add a call that was recorded: if it changes a tensor, `env` has the changed one from then on"
+        dtype,kinds = res._val.dtype,{o._val.dtype for o in _values(args, kwargs) if o._node is None}
+        wide = lambda d: torch.float32 if d in _narrow else d
         def node(o):
             if not isinstance(o, _Value): return o
             if o._node is not None: return self.number(o._node)
-            return self.call('float', env[id(o)]) if wide(o._val.dtype) != o._val.dtype else env[id(o)]
-        name,keep = getattr(fn, '__name__', fn),'_' if id(res) in env and not narrow else ''
-        base = name.rstrip('_')
+            return self.call('float', env[id(o)]) if o._val.dtype in _narrow else env[id(o)]
+        if id(res) in env and not isinstance(fn, str): raise _Refused(f'changes a tensor with `{fn.__name__}`, not with a method')
+        base = fn.rstrip('_') if isinstance(fn, str) else fn.__name__
         scale = kwargs.get(_scaled.get(base))
-        if isinstance(scale, _Value):
+        if fn=='copy_': out = node(args[1])
+        elif fn=='zero_': out = self.call(torch.zeros_like, node(args[0]))
+        elif isinstance(scale, _Value):
             x,y,*z = map(node, args)
             for o in z: y = self.call('mul' if base=='addcmul' else 'div', y, o)
-            out = self.call(('sub' if base=='sub' else 'add')+keep, x, self.call('mul', y, node(scale)))
+            out = self.call('sub' if base=='sub' else 'add', x, self.call('mul', y, node(scale)))
         else:
-            if narrow and isinstance(fn, str): fn = base
-            if any(o._node is not None for o in _values(args, kwargs)): self.check(fn, args, kwargs, res._val.dtype, wide)
+            if isinstance(fn, str): fn = base
+            if any(o._node is not None for o in _values(args, kwargs)): self.check(fn, args, kwargs, dtype, wide)
             a,k = _map(node, args, kwargs)
             out = self.call(fn, *a, **k)
-        if narrow:
-            out = self.call('to', out, res._val.dtype)
-            if id(res) in env: self.call('copy_', env[id(res)], out)
-        env.setdefault(id(res), out)
+        env[id(res)] = out if kinds=={dtype} and dtype not in _narrow else self.call('to', out, dtype)
 
     def leaves(self, leaves):
+        "One graph that does what that leaf does whose number is not zero, or the first"
         ends = []
         for o in leaves:
-            env = {id(v):self.call('clone', self.ins[k]) if len(leaves)>1 and k in o.changed else self.ins[k] for k,v in o.ins.items()}
+            env = {id(v):self.ins[k] for k,v in o.ins.items()}
             for op in o.rec.ops: self.op(*op, env)
             ends.append({k:env[id(o.new.get(k, v))] for k,v in o.ins.items()})
         for k,end in ends[0].items():
             for i,o in enumerate(ends[1:]):
                 if o[k] is not end: end = self.call(torch.where, self.call(operator.gt, self.number(i), 0.5), o[k], end)
-            if end is not self.ins[k]: self.call('copy_', self.ins[k], end)
+            ends[0][k] = self.call('clone', end) if end in self.ins.values() and end is not self.ins[k] else end
+        for k,end in ends[0].items():
+            if end is not self.ins[k]: self.graph.call_method('copy_', (self.ins[k],end))
         self.graph.output(())
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
@@ -395,14 +399,13 @@ class _Kernel:
             found = self._guarded(args)
             if found: self.direct[n] = found
 
-# %% ../nbs/01_fused.ipynb #8d5ed28e
+# %% ../nbs/01_fused.ipynb #0d5b7e74
 _programs,_static = {},{}
 
 def _cb_key(cb):
-    if isinstance(cb, partial): return _cb_key(cb.func),tuple(map(_arg_key, cb.args)),tuple(sorted((k,_arg_key(v)) for k,v in cb.keywords.items()))
-    return cb
-
-def _arg_key(o): return type(o),repr(o)
+    "Equal for step functions that do the same: each optimizer has partials of its own"
+    if not isinstance(cb, partial): return cb
+    return _cb_key(cb.func),tuple(map(_key, cb.args)),tuple((k,_key(v)) for k,v in sorted(cb.keywords.items()))
 
 def _program(cbs, spec, state, hyper):
     "The program for `spec`: recorded once, and shared by all optimizers"

@@ -21,7 +21,8 @@ def _repository_output(out):
     if 'text/html' in data:
         table = re.search(r'<table.*?</table>', ''.join(data['text/html']), re.S)
         if not table: return None
-        out['data'] = {'text/html': table[0].replace('<tr>', '\n<tr>').replace('</tbody>', '\n</tbody>')}
+        tight = re.sub(r'>\s+<', '><', table[0]).replace(' border="1"', '')  # a blank line would end the table
+        out['data'] = {'text/html': tight.replace('<tr', '\n<tr').replace('</tbody>', '\n</tbody>')}
     elif 'image/png' in data: out['data'] = {'image/png': data['image/png']}
     return out
 

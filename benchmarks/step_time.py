@@ -1,0 +1,156 @@
+#!/usr/bin/env python
+"""The time of one optimizer step, as a ratio to torch's fused AdamW, and the memory it takes.
+
+    python benchmarks/step_time.py [--device cpu|cuda] [--json FILE] [--shapes NAME ...] [--reps N]
+
+Every optimizer steps the same parameters in turn, and the medians of those rounds are compared, so that a busy machine
+slows all of them alike. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
+AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `first` is the first two steps, in which the fused
+optimizers compile: each shape anew, the first one without anything cached. `extra` is the most memory that is held during a
+step beside parameters, gradients and state.
+"""
+import argparse, json, os, platform, sys, tempfile, time, warnings
+from functools import partial
+from statistics import median
+
+os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', tempfile.mkdtemp())
+warnings.filterwarnings('ignore')
+
+import torch
+from fastai.optimizer import Adam
+from pytorch_optimizer import AdaMod as PublishedAdaMod
+from torch import nn
+
+from adamod_fastai import fused
+from adamod_fastai.optimizer import AdaMod, DiffMod
+
+LR = 1e-5
+FLOORS = dict(AdaMod=9/7, DiffMod=11/7)
+OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
+        'torch AdamW foreach': partial(torch.optim.AdamW, lr=LR, foreach=True),
+        'torch AdamW single':  partial(torch.optim.AdamW, lr=LR, foreach=False),
+        'fastai Adam':         partial(Adam, lr=LR),
+        'pytorch_optimizer AdaMod': partial(PublishedAdaMod, lr=LR, weight_decay=1e-2),
+        'AdaMod':        partial(AdaMod, lr=LR),
+        'AdaMod fused':  partial(AdaMod, lr=LR, fused=True),
+        'DiffMod':       partial(DiffMod, lr=LR),
+        'DiffMod fused': partial(DiffMod, lr=LR, fused=True)}
+BASE = 'torch AdamW fused'
+
+def resnet(name):
+    import torchvision
+    return getattr(torchvision.models, name)().parameters()
+
+def transformer(): return nn.TransformerEncoder(nn.TransformerEncoderLayer(256, 8, 1024), 12, enable_nested_tensor=False).parameters()
+
+SHAPES = {'6 of 4096×1024': lambda: [torch.empty(4096, 1024)]*6,
+          'resnet18': partial(resnet, 'resnet18'),
+          'resnet50': partial(resnet, 'resnet50'),
+          'transformer': transformer,
+          '200 of 64×64': lambda: [torch.empty(64, 64)]*200}
+
+def sync(device):
+    if device=='cuda': torch.cuda.synchronize()
+
+def timed(f, device):
+    sync(device)
+    start = time.perf_counter()
+    f()
+    sync(device)
+    return time.perf_counter()-start
+
+class Memory:
+    "What is allocated within a `with` block: `peak` and `held`, in bytes"
+    def __init__(self, device): self.device = device
+    def __enter__(self):
+        if self.device=='cuda':
+            torch.cuda.reset_peak_memory_stats()
+            self.start = torch.cuda.memory_allocated()
+        else:
+            self.prof = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+            self.prof.__enter__()
+        return self
+    def __exit__(self, *args):
+        if self.device=='cuda':
+            self.peak,self.held = (f()-self.start for f in (torch.cuda.max_memory_allocated, torch.cuda.memory_allocated))
+            return
+        self.prof.__exit__(*args)
+        self.peak = self.held = 0
+        for o in sorted((o for o in self.prof.profiler.kineto_results.events() if o.name()=='[memory]'), key=lambda o: o.start_ns()):
+            self.held += o.nbytes()
+            self.peak = max(self.peak, self.held)
+
+def state_bytes(opt):
+    return sum(v.numel()*v.element_size() for s in opt.state.values() for v in s.values() if torch.is_tensor(v) and v.dim())
+
+def extra_memory(opt_func, params, device):
+    with Memory(device) as before:
+        opt = opt_func(params)
+        for _ in range(3): opt.step()
+    with Memory(device) as during: opt.step()
+    return max(0, before.held-state_bytes(opt)) + during.peak
+
+def syncs(opt):
+    "Does a step wait for the GPU?"
+    torch.cuda.set_sync_debug_mode('error')
+    try: opt.step()
+    except RuntimeError as e: return str(e).splitlines()[0]
+    finally: torch.cuda.set_sync_debug_mode('default')
+
+def measure(name, device, reps):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(o.shape, device=device)*0.1) for o in SHAPES[name]()]
+    for p in params: p.grad = torch.randn_like(p)*1e-2
+    fused._programs.clear()
+    opts = {k:f(params) for k,f in OPTS.items()}
+    first = {k:timed(o.step, device)+timed(o.step, device) for k,o in opts.items()}
+    for _ in range(3):
+        for o in opts.values(): o.step()
+    times = {k:[] for k in opts}
+    for _ in range(reps):
+        for k,o in opts.items(): times[k].append(timed(o.step, device))
+    if device=='cuda':
+        for k in ('AdaMod fused','DiffMod fused'): print(f'{name}, {k}: host synchronisation in a step: {syncs(opts[k]) or "none"}')
+    del opts
+    ms = {k:1000*median(v) for k,v in times.items()}
+    n = sum(p.numel() for p in params)
+    return [dict(shape=name, params=n, tensors=len(params), optimizer=k, ms=round(ms[k], 3), ratio=round(ms[k]/ms[BASE], 3),
+                 floor=round(FLOORS.get(k.removeprefix('pytorch_optimizer ').split()[0], 1), 2), first_s=round(first[k], 2),
+                 extra_mb=round(extra_memory(OPTS[k], params, device)/2**20, 2), params_mb=round(n*4/2**20, 1)) for k in ms]
+
+def cpu_name():
+    try:
+        with open('/proc/cpuinfo') as f: return next(l.split(':')[1].strip() for l in f if l.startswith('model name'))
+    except (OSError, StopIteration): return platform.processor()
+
+def machine(device):
+    res = dict(device=device, cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version())
+    return dict(res, gpu=torch.cuda.get_device_name()) if device=='cuda' else res
+
+def table(rows, col, head, fmt='{:.2f}'):
+    shapes = list(dict.fromkeys(o['shape'] for o in rows))
+    print(f'\n{head}\n' + ' '*26 + ''.join(f'{s:>16}' for s in shapes))
+    for k in OPTS: print(f'{k:26}' + ''.join(f'{fmt.format(next(o[col] for o in rows if (o["shape"],o["optimizer"])==(s,k))):>16}' for s in shapes))
+    if col=='ratio':
+        for k,v in FLOORS.items(): print(f'{k+" floor":26}' + f'{v:>16.2f}'*len(shapes))
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--device', choices=('cpu','cuda'), default='cpu')
+    parser.add_argument('--json', metavar='FILE', help='write machine and measurements to FILE')
+    parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES), metavar='NAME', help=', '.join(SHAPES))
+    parser.add_argument('--reps', type=int, default=25, help='rounds, of which the median is taken')
+    args = parser.parse_args()
+    rows = []
+    for name in args.shapes:
+        print(f'{name} ...', file=sys.stderr)
+        rows += measure(name, args.device, args.reps)
+    print(', '.join(f'{k} {v}' for k,v in machine(args.device).items()))
+    table(rows, 'ratio', f'Time of a step, {BASE} = 1')
+    table(rows, 'ms', 'Time of a step, ms')
+    table(rows, 'first_s', 'The first two steps, s')
+    table(rows, 'extra_mb', 'Peak extra memory, MiB')
+    if args.json:
+        with open(args.json, 'w') as f: json.dump(dict(machine=machine(args.device), reps=args.reps, rows=rows), f, indent=1); f.write('\n')
+
+if __name__=='__main__': main()
