@@ -1,7 +1,6 @@
 """What the memory does to embedding rows that are seldom seen: `python benchmarks/rare_rows.py [FILE]`
 
-Trains a tabular and a text model with Adam, with AdaMod as the paper has it, and with an AdaMod whose memory stands still wherever the
-gradient is exactly zero; six learning rates, two seeds, a memory of a tenth of the run or of 1000 batches. Writes a row for each run.
+Trains a tabular and a text model with Adam, with AdaMod as the paper has it, and with `skip_zeros=True`; six learning rates, two seeds, a memory of a tenth of the run or of 1000 batches. Writes a row for each run.
 """
 import re, sys, warnings
 from functools import partial
@@ -18,19 +17,9 @@ from fastai.basics import Adam, DataLoaders, Learner, accuracy, noop, set_seed
 from fastai.tabular.all import CategoryBlock, Categorify, TabularDataLoaders, tabular_learner
 from torch.utils.data import TensorDataset
 
-from adamod_fastai.all import AdaMod, average_lr
+from adamod_fastai.all import AdaMod
 
 EPOCHS,LRS,SEEDS = 5,(1e-3,1e-2,3e-2,1e-1,3e-1,1.),(0,1)
-
-def still_memory(p, rate, beta3, lr_avg=None, **kwargs):
-    "`average_lr`, except that the memory stays as it is where the gradient is exactly zero"
-    if lr_avg is None: lr_avg = torch.zeros_like(rate)
-    return {'lr_avg': lr_avg.lerp_(rate, (p.grad != 0).to(rate.dtype)*(1-beta3))}
-
-def Still(params, lr, **kwargs):
-    opt = AdaMod(params, lr, **kwargs)
-    opt.cbs = opt.cbs.map(lambda o: still_memory if o is average_lr else o)
-    return opt
 
 def patterns():
     "Digits, each of their eight rows of pixels as a category: three levels of grey, so thousands of patterns and most of them rare"
@@ -74,7 +63,7 @@ def main(file):
     for task,make,(data,dls) in ('tabular',tabular,patterns()),('text',text,passages()):
         n = EPOCHS*len((dls[0] if task == 'text' else dls).train)
         opts = {('Adam',''): Adam}
-        for k in n//10,1000: opts.update({('AdaMod',k): partial(AdaMod, len_memory=k), ('AdaMod, still',k): partial(Still, len_memory=k)})
+        for k in n//10,1000: opts.update({('AdaMod',k): partial(AdaMod, len_memory=k), ('AdaMod skip_zeros',k): partial(AdaMod, len_memory=k, skip_zeros=True)})
         for (opt,memory),opt_func in opts.items():
             for lr in LRS:
                 for seed in SEEDS:

@@ -64,6 +64,25 @@ def test_zeros_and_then_a_gradient(opt_func):
     np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-6)
     assert ref.s[0] > 0.5*1e-3/1e-5     # the rate of an element without gradients: lr/eps
 
+@pytest.mark.feature('rows with gradients of zero: skip_zeros')
+@pytest.mark.parametrize('skip_zeros', [False,True])
+def test_rows_that_are_seldom_seen(opt_func, skip_zeros):
+    "Every element has a gradient in its own share of the batches: a memory that skips the others is that of these alone"
+    n,rng = 200,np.random.default_rng(0)
+    seen = rng.random((n,3)) < [0.02,0.3,1.1]
+    grads = seen*rng.normal(size=(n,3))
+    p,ref = torch.zeros(3, dtype=torch.float64),reference(opt_func, 0., beta3=0.9)
+    opt = opt_func([p], lr=1e-3, len_memory=10, skip_zeros=skip_zeros)
+    for g,s in zip(grads, seen):
+        before = ref.s
+        p.grad = torch.tensor(g)
+        step(opt, p, p.grad)
+        ref.step(g, 1e-3)
+        if skip_zeros: ref.s = np.where(s, ref.s, before)
+        np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-9)
+    rare = ref.s[0]/ref.s[2]
+    assert rare < 2 if skip_zeros else rare > 5     # its memory is full of lr/eps
+
 @pytest.mark.feature('gradients of 1e-30')
 def test_tiny_gradients(opt_func):
     p,ref = torch.zeros(3),reference(opt_func, 0., beta3=0.9)
