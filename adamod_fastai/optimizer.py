@@ -16,8 +16,8 @@ from fastcore.foundation import L
 from fastai.optimizer import Optimizer, weight_decay, l2_reg, average_grad, average_sqr_grad, step_stat, debias
 
 # %% auto #0
-__all__ = ['ModOptimizer', 'start_averages', 'adaptive_rate', 'average_lr', 'clip_rate', 'mean_rate', 'friction', 'rate_step',
-           'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
+__all__ = ['ModOptimizer', 'start_averages', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'clip_rate', 'mean_rate',
+           'friction', 'rate_step', 'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
 
 # %% ../nbs/00_optimizer.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
@@ -117,6 +117,12 @@ def average_lr(p, rate, beta3, lr_avg=None, **kwargs):
 
 average_lr.defaults = dict(beta3=0.999)
 
+# %% ../nbs/00_optimizer.ipynb #0ada8e16
+def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
+    "Keep track of the average `rate` of `p` in `lr_avg` with `beta3`, where its gradient is not zero"
+    if lr_avg is None: lr_avg = torch.zeros_like(rate)
+    return {'lr_avg': lr_avg.lerp_(rate, (p.grad.data != 0).to(rate.dtype)*(1-beta3))}
+
 # %% ../nbs/00_optimizer.ipynb #af9b3175
 def clip_rate(p, rate, lr_avg, **kwargs):
     "Limit `rate` to the memory `lr_avg`"
@@ -168,6 +174,9 @@ def _averages(decouple_wd):
     return [weight_decay if decouple_wd else l2_reg, start_averages, partial(average_grad, dampening=True),
             average_sqr_grad, step_stat, adaptive_rate]
 
+# %% ../nbs/00_optimizer.ipynb #db4f7d60
+def _memory(skip_zeros): return average_seen_lr if skip_zeros else average_lr
+
 # %% ../nbs/00_optimizer.ipynb #451c3895
 def _optimizer(fused):
     "The class that runs the step functions"
@@ -175,7 +184,7 @@ def _optimizer(fused):
     from adamod_fastai.fused import FusedOptimizer
     return FusedOptimizer
 
-# %% ../nbs/00_optimizer.ipynb #63301d16
+# %% ../nbs/00_optimizer.ipynb #eef3c21a
 def AdaMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -187,10 +196,11 @@ def AdaMod(
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rule of the paper, or that of the authors' released code?
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
-    cbs = _averages(decouple_wd) + [average_lr, clip_rate, rate_step]
+    cbs = _averages(decouple_wd) + [_memory(skip_zeros), clip_rate, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd, paper=paper)
 
 # %% ../nbs/00_optimizer.ipynb #e67203a2
@@ -209,7 +219,7 @@ def DiffGrad(
     cbs = _averages(decouple_wd) + [friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #964b6e83
+# %% ../nbs/00_optimizer.ipynb #4e8b301d
 def DiffMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -222,14 +232,15 @@ def DiffMod(
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=0, # Which `friction`: 0, 1 or 2
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + [average_lr, clip_rate, friction, rate_step]
+    cbs = _averages(decouple_wd) + [_memory(skip_zeros), clip_rate, friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd,
                         paper=paper, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #cc2b46e3
+# %% ../nbs/00_optimizer.ipynb #d3d618a2
 def DeepMemory(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -242,10 +253,11 @@ def DeepMemory(
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=1, # Which `friction`: 0, 1 or 2
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + [average_lr, mean_rate, friction, rate_step]
+    cbs = _averages(decouple_wd) + [_memory(skip_zeros), mean_rate, friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
                         paper=paper, version=version)
 

@@ -64,6 +64,25 @@ def test_zeros_and_then_a_gradient(opt_func):
     np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-6)
     assert ref.s[0] > 0.5*1e-3/1e-5     # the rate of an element without gradients: lr/eps
 
+@pytest.mark.feature('rows with gradients of zero: skip_zeros')
+@pytest.mark.parametrize('skip_zeros', [False,True])
+def test_rows_that_are_seldom_seen(opt_func, skip_zeros):
+    "Every element has a gradient in its own share of the batches: a memory that skips the others is that of these alone"
+    n,rng = 200,np.random.default_rng(0)
+    seen = rng.random((n,3)) < [0.02,0.3,1.1]
+    grads = seen*rng.normal(size=(n,3))
+    p,ref = torch.zeros(3, dtype=torch.float64),reference(opt_func, 0., beta3=0.9)
+    opt = opt_func([p], lr=1e-3, len_memory=10, skip_zeros=skip_zeros)
+    for g,s in zip(grads, seen):
+        before = ref.s
+        p.grad = torch.tensor(g)
+        step(opt, p, p.grad)
+        ref.step(g, 1e-3)
+        if skip_zeros: ref.s = np.where(s, ref.s, before)
+        np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-9)
+    rare = ref.s[0]/ref.s[2]
+    assert rare < 2 if skip_zeros else rare > 5     # its memory is full of lr/eps
+
 @pytest.mark.feature('gradients of 1e-30')
 def test_tiny_gradients(opt_func):
     p,ref = torch.zeros(3),reference(opt_func, 0., beta3=0.9)
@@ -151,12 +170,12 @@ def test_a_large_parameter(opt_func):
     n = 100_000_000
     large,small = torch.ones(n),torch.ones(1000)
     opts = [opt_func([o], lr=0.1, len_memory=3) for o in (large,small)]
+    small.grad = torch.randn(1000)
+    large.grad = small.grad.repeat(n//1000)
     for _ in range(2):
-        small.grad = torch.randn(1000)
-        large.grad = small.grad.repeat(n//1000)
         for o in opts: o.step()
-    for rows in large.view(-1,1000)[[0,1,-2,-1]]: torch.testing.assert_close(rows, small, rtol=1e-6, atol=1e-6)
-    assert large.view(-1,1000).std(0).max() < 1e-5
+    rows = large.view(-1,1000)[::997]
+    torch.testing.assert_close(rows, small.expand_as(rows), rtol=1e-6, atol=1e-6)
 
 # --- moves
 
@@ -220,13 +239,16 @@ def resident(): return int(Path('/proc/self/statm').read_text().split()[1])*4096
 @pytest.mark.feature('no memory growth over 2,000 steps')
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='reads /proc')
 def test_memory_does_not_grow(opt_func):
-    m = small_net()
+    m = nn.Linear(6,2)
     opt = opt_func(m.parameters(), lr=0.01, len_memory=50)
     def count():
         gc.collect()
         return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()),resident()
-    train(m, opt, 1000, 0)
-    tensors,bytes = count()
-    train(m, opt, 2000, 1)
-    after = count()
-    assert after[0] <= tensors and after[1]-bytes < 2**20
+    train(m, opt, 500, 0)
+    counts = [count()]
+    for i in range(4):
+        train(m, opt, 500, i)
+        counts.append(count())
+    tensors,sizes = zip(*counts)
+    assert tensors[-1] <= tensors[0]
+    assert np.diff(sizes).min() < 2**17     # a leak is in every quarter, what the allocator keeps is not
