@@ -43,7 +43,7 @@ def _run(cbs, p, state, hyper):
         if isinstance(new, dict): state.update(new); kwargs.update(new)
     for k in [k for k,v in state.items() if v is None]: del state[k]
 
-# %% ../nbs/00_optimizer.ipynb #5479fd5c
+# %% ../nbs/00_optimizer.ipynb #4d75b5df
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -65,7 +65,7 @@ class ModOptimizer(Optimizer):
 
     def _check_grads(self, todo):
         for i,(p,*_) in enumerate(todo):
-            if p.grad.layout != torch.strided:
+            if p.grad.layout is not torch.strided:
                 raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient, '
                                    'only dense ones are supported (for an embedding: sparse=False)')
 
@@ -82,9 +82,7 @@ class ModOptimizer(Optimizer):
         todo = self.all_params(with_grad=True)
         self._check_grads(todo)
         self._follow(todo)
-        for p,_,state,hyper in todo:
-            _run(self.cbs, p, state, hyper)
-            self.state[p] = state
+        for p,_,state,hyper in todo: _run(self.cbs, p, state, hyper)
 
 # %% ../nbs/00_optimizer.ipynb #41242a51
 @patch
