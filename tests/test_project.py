@@ -20,7 +20,7 @@ def tracked_copy(to):
 
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_runs(nb):
-    env = dict(os.environ, MPLBACKEND='Agg')
+    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
     res = subprocess.run([command('nbdev-test'),str(nb)], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-2000:]+res.stderr[-4000:]
 
