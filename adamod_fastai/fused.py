@@ -295,7 +295,7 @@ class _Emitter:
         self.graph.output(())
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
-# %% ../nbs/01_fused.ipynb #2e69f112
+# %% ../nbs/01_fused.ipynb #f6eca215
 _most_leaves = 16
 
 class _Program:
@@ -336,7 +336,9 @@ class _Program:
     def compile(self):
         if self.kernel is None or self.kernel.compiled is not None: return
         try: self.kernel.compile()
-        except Exception as e: self.kernel,self.why = None,f'torch.compile fails with {type(e).__name__}: {str(e).strip().splitlines()[0]}'
+        except Exception as e:
+            e = getattr(e, 'inner_exception', e)
+            self.kernel,self.why = None,f'torch.compile fails with {type(e).__name__}: {next(iter(str(e).strip().splitlines()), "")}'
 
     def __call__(self, state, hyper):
         "The leaf for these numbers, the state's numbers after it, and what goes into `nums`"
@@ -613,7 +615,7 @@ def _check_compiler(kinds):
 
 def _has(*names): return any(shutil.which(o) for o in names if o)
 
-# %% ../nbs/01_fused.ipynb #68f4db9d
+# %% ../nbs/01_fused.ipynb #376c2613
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over memory"
     def __init__(self,
@@ -630,7 +632,8 @@ class FusedOptimizer(ModOptimizer):
         ps = list(chain.from_iterable(self.param_lists))
         gs = [getattr(p, 'grad', None) for p in ps]
         with torch.no_grad():
-            if self._plan is None or not self._plan.fits(ps, gs):
+            if self._plan is not None and not self._plan.fits(ps, gs): self._plan = None
+            if self._plan is None:
                 self._follow(self.all_params(with_grad=True))
                 self._plan = _Plan(self, ps, gs)
             if self._plan(gs): self._plan = None

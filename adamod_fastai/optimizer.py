@@ -43,7 +43,7 @@ def _run(cbs, p, state, hyper):
         if isinstance(new, dict): state.update(new); kwargs.update(new)
     for k in [k for k,v in state.items() if v is None]: del state[k]
 
-# %% ../nbs/00_optimizer.ipynb #5dc5e1af
+# %% ../nbs/00_optimizer.ipynb #4d75b5df
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -65,25 +65,24 @@ class ModOptimizer(Optimizer):
 
     def _check_grads(self, todo):
         for i,(p,*_) in enumerate(todo):
-            if p.grad.layout != torch.strided:
+            if p.grad.layout is not torch.strided:
                 raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient, '
                                    'only dense ones are supported (for an embedding: sparse=False)')
 
     def _follow(self, todo):
         "Bring the state to the device of its parameter, and to its dtype if that is wider"
         for p,_,state,_ in todo:
+            device,dtype = p.device,p.dtype
             for k,v in state.items():
-                if torch.is_tensor(v) and v.is_floating_point() and (v.device != p.device or v.dtype != p.dtype):
-                    state[k] = v.to(p.device, torch.promote_types(v.dtype, p.dtype))
+                if isinstance(v, Tensor) and (v.dtype is not dtype or v.device != device) and v.is_floating_point():
+                    state[k] = v.to(device, torch.promote_types(v.dtype, dtype))
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
         todo = self.all_params(with_grad=True)
         self._check_grads(todo)
         self._follow(todo)
-        for p,_,state,hyper in todo:
-            _run(self.cbs, p, state, hyper)
-            self.state[p] = state
+        for p,_,state,hyper in todo: _run(self.cbs, p, state, hyper)
 
 # %% ../nbs/00_optimizer.ipynb #41242a51
 @patch
