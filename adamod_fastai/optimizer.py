@@ -260,7 +260,7 @@ def DeepMemory(
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
                         paper=paper, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #c8d7f6dd
+# %% ../nbs/00_optimizer.ipynb #8c8fcebc
 def _steps_state(opt):
     "The names that the step functions of `opt` keep in a state"
     p = torch.zeros(1)
@@ -270,6 +270,8 @@ def _steps_state(opt):
     return set(probe.state[p])
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
+
+_after_switch = {'grad_avg'}  # what `SwitchToSGD` leaves in the state, under the same hypers
 
 def _misfit(opt, hypers, state):
     "What keeps `hypers` and `state` from being those of `opt`, in words, `None` if nothing does"
@@ -281,7 +283,7 @@ def _misfit(opt, hypers, state):
     want = _steps_state(opt)
     for i,(p,s) in enumerate(zip(params, state)):
         has = set(s)-set(opt._keep_on_clear)
-        if has and has != want: return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
+        if has and has != want and has != _after_switch: return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
         for k,v in s.items():
             if torch.is_tensor(v) and v.shape != p.shape:
                 return f'its {k} of parameter {i} has shape {tuple(v.shape)}, the parameter {tuple(p.shape)}'
