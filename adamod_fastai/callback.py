@@ -98,7 +98,7 @@ class StepMeasure(Callback):
         "Raise an error if nothing was measured yet"
         if not self.steps: raise RuntimeError(f'Nothing measured yet: fit with {self.__class__.__name__} first')
 
-# %% ../nbs/02_callback.ipynb #d856e9a5
+# %% ../nbs/02_callback.ipynb #000733fa
 class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
     order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
@@ -165,8 +165,8 @@ class ClippedFraction(StepMeasure):
     def _name_layers(self):
         "The layers of the model in order, each a module with parameters of its own"
         names = {p: n.rpartition('.')[0] for n,p in get_model(self.model).named_parameters()}
-        self.layers = list(dict.fromkeys(names.values()))
-        self._layer_of = {p: self.layers.index(n) for p,n in names.items()}
+        self.layer_names = list(dict.fromkeys(names.values()))
+        self._layer_of = {p: self.layer_names.index(n) for p,n in names.items()}
 
     def _warn_if_short(self):
         n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
@@ -181,8 +181,8 @@ class ClippedFraction(StepMeasure):
 
     @property
     def layer_fractions(self):
-        "The same for each layer: an array of measured steps by `layers`, NaN where a layer had no gradient"
-        res = np.full((len(self._flush()), len(self.layers)), np.nan)
+        "The same for each layer: an array of measured steps by `layer_names`, NaN where a layer had no gradient"
+        res = np.full((len(self._flush()), len(self.layer_names)), np.nan)
         for row,(l,n,c) in zip(res, self._measures):
             l,n,c = (o[l>=0] for o in (l,n,c))
             total = np.bincount(l, n, len(row))
@@ -211,12 +211,12 @@ class ClippedFraction(StepMeasure):
     ):
         "Draw the clipped fraction of each layer: one row per layer, the first on top, batches across"
         self.check_measured()
-        fractions,n = self.layer_fractions,len(self.layers)
+        fractions,n = self.layer_fractions,len(self.layer_names)
         if ax is None: ax = plt.subplots(figsize=(7,min(1.2+0.25*n, 9)))[1]
         img = ax.imshow(fractions.T, aspect='auto', interpolation='nearest', vmin=0, vmax=1, cmap='viridis',
                         extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, n-0.5, -0.5))
         rows = range(0, n, ceil(n/36))
-        ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layers[i] or '(model)' for i in rows])
+        ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
         ax.tick_params(axis='y', labelsize=8)
         ax.figure.colorbar(img, ax=ax, label='fraction of rates clipped', pad=0.02)
         return ax

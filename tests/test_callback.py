@@ -224,9 +224,9 @@ def test_plot_layers_draws_a_row_per_layer(fitted):
     cb,(_,ax) = fitted.clipped_fraction,plt.subplots()
     assert cb.plot_layers(ax=ax) is ax
     img, = ax.get_images()
-    assert cb.layers == ['0','1','3'] == [o.get_text() for o in ax.get_yticklabels()]
+    assert cb.layer_names == ['0','1','3'] == [o.get_text() for o in ax.get_yticklabels()]
     assert img.get_array().shape == (3,50)
-    sizes = [sum(p.numel() for p in fitted.model[int(i)].parameters()) for i in cb.layers]
+    sizes = [sum(p.numel() for p in fitted.model[int(i)].parameters()) for i in cb.layer_names]
     np.testing.assert_allclose(np.average(cb.layer_fractions, axis=1, weights=sizes), cb.fractions, atol=1e-12)
     plt.close('all')
 
