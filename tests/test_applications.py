@@ -160,10 +160,11 @@ def test_text(opt_func, lm_dls, topic_dls, tmp_path):
     for thawed in 1,2,3,n:
         if thawed > 1: learn.freeze_to(-thawed)
         before = groups()
-        learn.fit_one_cycle(4 if thawed == n else 1, slice(4e-2/2.6**(thawed-1),4e-2))
+        learn.fit_one_cycle(1, slice(1e-2/2.6**(thawed-1),1e-2))
         moved = [not same(*o) for o in zip(before, groups())]
         assert moved == [False]*(n-thawed) + [True]*thawed
-    assert learn.validate(0)[1] > 0.5       # of what it was trained on: four topics, equally many of each
+    learn.fit_one_cycle(6, 2e-2)
+    assert learn.validate()[1] > 0.35      # four topics, equally many of each: guessing is 0.25
 
 # --- collaborative filtering
 
