@@ -9,6 +9,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction._flush': ( 'callback.html#clippedfraction._flush',
                                                                                            'adamod_fastai/callback.py'),
+                                        'adamod_fastai.callback.ClippedFraction._fractions': ( 'callback.html#clippedfraction._fractions',
+                                                                                               'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction._name_layers': ( 'callback.html#clippedfraction._name_layers',
                                                                                                  'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction._show': ( 'callback.html#clippedfraction._show',

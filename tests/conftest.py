@@ -1,4 +1,4 @@
-import csv, inspect
+import csv
 from functools import partial
 
 import matplotlib
@@ -15,8 +15,7 @@ def _seed(): torch.manual_seed(42)
 
 # --- one test, every optimizer and every way to run it
 
-PATHS = {'eager': {}}
-if 'fused' in inspect.signature(AdaMod).parameters: PATHS['fused'] = dict(fused=True)
+PATHS = {'eager': {}, 'fused': dict(fused=True)}
 CASES = {f'{o.__name__}-{k}': (o,k) for o in (AdaMod,DiffMod) for k in PATHS}
 
 def make_opt_func(case): return partial(CASES[case][0], **PATHS[CASES[case][1]])

@@ -1,5 +1,4 @@
-import io, warnings
-from contextlib import redirect_stdout
+import warnings
 from functools import partial
 
 import numpy as np
@@ -16,20 +15,20 @@ from reference import Rule
 
 class Recount(Callback):
     "Follow the run with the float64 rule, from the gradients the optimizer is given"
-    def __init__(self, rule): self.rule,self.rules,self.fractions,self.seen = rule,{},[],0
+    order = 100
+    def __init__(self, rule): self.rule,self.rules,self.fractions,self.rates = rule,{},[],[]
     def before_step(self):
-        self.seen += 1
         self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
     def after_step(self):
         clipped = total = 0
         for p,g,h in self.todo:
             rule = self.rules.setdefault(p, Rule(self.rule, np.zeros(p.shape)))
-            rule.beta3 = h['beta3']
+            rule.beta3 = h.get('beta3')
             rule.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
             clipped += (rule.s < rule.eta).sum()
             total += p.numel()
         self.fractions.append(clipped/total)
-Recount.order = 100
+        self.rates.append(np.concatenate([self.rules[p].used.ravel() for p,*_ in self.todo]))
 
 def measured(opt_func, setup=lambda learn: None, fit=lambda learn: learn.fit_one_cycle(3, 0.02), cbs=(), **kwargs):
     recount = Recount((opt_func.func if isinstance(opt_func, partial) else opt_func).__name__)
@@ -73,11 +72,6 @@ def test_bad_every(every):
     with pytest.raises(ValueError, match=f'every.*{every}'): ClippedFraction(every=every)
 
 # --- the table
-
-def table(learn, fit):
-    out = io.StringIO()
-    with redirect_stdout(out), learn.no_bar(): fit(learn)
-    return out.getvalue()
 
 def test_column_is_the_mean_of_the_epoch():
     learn = cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction())
@@ -245,18 +239,9 @@ def test_nothing_to_plot(plot):
 
 @pytest.mark.parametrize('opt_func,rule', [(Adam,'DiffGrad'),(AdaMod,'AdaMod'),(DeepMemory,'DeepMemory')], ids=str)
 def test_rate_histogram_equals_a_float64_recount(opt_func, rule):
-    rules,want = {},[]
-    class Rates(Callback):
-        order = 100
-        def before_step(self): self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
-        def after_step(self):
-            for p,g,h in self.todo:
-                r = rules.setdefault(p, Rule(rule, np.zeros(p.shape), beta3=h.get('beta3')))
-                r.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
-            want.append(np.log10(np.concatenate([rules[p].used.ravel() for p,*_ in self.todo])))
-    hist = RateHistogram(lo=-5, hi=2, bins=70)
-    quiet(cancer_learner(opt_func, cbs=[hist,Rates()])).fit_one_cycle(2, 0.02)
-    want = np.stack([np.histogram(o.clip(-5, 2), 70, (-5,2))[0]/o.size for o in want])
+    hist,recount = RateHistogram(lo=-5, hi=2, bins=70),Recount(rule)
+    quiet(cancer_learner(opt_func, cbs=[hist,recount])).fit_one_cycle(2, 0.02)
+    want = np.stack([np.histogram(np.log10(o).clip(-5, 2), 70, (-5,2))[0]/o.size for o in recount.rates])
     assert hist.histograms.shape == (50,70)
     assert np.abs(hist.histograms.sum(1)-1).max() < 1e-5
     assert np.abs(hist.histograms-want).sum(1).max() <= 4e-3        # an element at the edge of two bins

@@ -6,11 +6,10 @@ from fastai.basics import SGD, Callback, Lookahead, OptimWrapper
 from fastai.callback.all import SaveModelCallback  # also patches fit_one_cycle and fit_flat_cos
 
 from adamod_fastai.all import *
-from learners import cancer_learner, quiet
+from learners import cancer_learner, quiet, same, values
 
 adamod = partial(AdaMod, len_memory=10)
-params = lambda learn: [p.detach().clone() for p in learn.model.parameters()]
-same = lambda a, b: all(torch.equal(x, y) for x,y in zip(a, b))
+params = lambda learn: values(learn.model)
 
 class Record(Callback):
     "Rates, momentum and parameters after every step"
