@@ -16,8 +16,9 @@ from reference import Rule
 class Recount(Callback):
     "Follow the run with the float64 rule, from the gradients the optimizer is given"
     order = 100
-    def __init__(self, rule): self.rule,self.rules,self.fractions,self.rates = rule,{},[],[]
+    def __init__(self, rule): self.rule,self.rules,self.fractions,self.rates,self.seen = rule,{},[],[],0
     def before_step(self):
+        self.seen += 1
         self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
     def after_step(self):
         clipped = total = 0
