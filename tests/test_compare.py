@@ -16,7 +16,7 @@ from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
 from fastai.optimizer import Adam, SGD
 
-from adamod_fastai.compare import (compare, compare_table, digits_dls, digits_learner, known_opts, plot_losses, plot_metric,
+from adamod_fastai.compare import (cancer_learner, compare, compare_table, densenet_learner, digits_dls, digits_learner, known_opts, plot_losses, plot_metric,
                                    text_dls, text_learner)
 from adamod_fastai.optimizer import AdaMod
 
@@ -377,6 +377,64 @@ def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
     assert fitting.clipped[0] < default.clipped[0]
     assert len(pd.read_csv(tmp_path/'results.csv')) == 2
     assert compare(Tiny(), **once, memory=0.1).seconds[0] == fitting.seconds[0]
+
+def test_several_memories_are_lines_of_their_own(tmp_path):
+    df = compare(Tiny(), 'Adam,AdaMod', 0.1, seeds=1, n_epoch=2, memory='own,0.1,2.5', out=tmp_path)
+    assert df.opt.tolist() == ['Adam','AdaMod','AdaMod, memory 10%','AdaMod, memory 250%']
+    assert df.memory.tolist() == [0,0,0.1,2.5]
+    again = compare(Tiny(), 'Adam,AdaMod', 0.1, seeds=1, n_epoch=2, memory=[2.5], out=tmp_path)
+    assert again.seconds.tolist() == df.seconds.iloc[[0,3]].tolist()
+
+def test_a_memory_is_that_fraction_of_the_run():
+    lengths = []
+    def see(learn): return SeeMemory(lengths)
+    compare(Tiny(), 'AdaMod', 0.1, seeds=1, n_epoch=5, memory=[0.2,2], cbs=see)
+    n = 5*len(tiny_dls().train)
+    assert lengths == pytest.approx([0.2*n,2*n])
+
+class SeeMemory(Callback):
+    order = 70
+    def __init__(self, lengths): self.lengths = lengths
+    def before_train(self):
+        if self.epoch==0: self.lengths.append(1/(1-self.opt.hypers[0]['beta3']))
+
+@pytest.mark.parametrize('warmup', [0.25,0.5])
+def test_warmup_rises_linearly_and_stays(warmup):
+    get = Tiny()
+    df = compare(get, 'Adam', 0.1, seeds=1, n_epoch=10, schedule='flat', warmup=warmup)
+    assert df.opt[0] == f'Adam, warm-up {100*warmup:g}%'
+    lrs = np.array(get.made[0].recorder.lrs)
+    pcts = np.arange(len(lrs))/len(lrs)
+    assert np.allclose(lrs, 0.1*np.minimum(1, pcts/warmup))
+
+def test_a_warmup_that_is_none_changes_nothing():
+    a,b = [compare(Tiny(), 'Adam', 0.1, seeds=1, n_epoch=2, schedule='flat', **o) for o in ({},dict(warmup=0))]
+    assert a.losses[0]==b.losses[0] and a.opt[0]==b.opt[0]
+
+@pytest.mark.parametrize('warmup', [-0.1,1,math.nan,'long'])
+def test_bad_warmup(warmup):
+    with pytest.raises(ValueError, match=f'warmup: {warmup!r}'): compare(Tiny(), 'Adam', 0.1, schedule='flat', warmup=warmup)
+
+def test_a_warmup_goes_with_a_flat_schedule():
+    with pytest.raises(ValueError, match="warmup: 0.1.*'flat', not 'one_cycle'"): compare(Tiny(), 'Adam', 0.1, warmup=0.1)
+
+def test_loss_rise_is_the_sum_of_all_rises():
+    df = compare(Tiny(), 'SGD', 0.1, seeds=1, n_epoch=3)
+    weights = [np.array([0.9**(i-j) for j in range(i+1)]) for i in range(len(df.losses[0]))]
+    smooth = [np.average(df.losses[0][:len(o)], weights=o) for o in weights]
+    assert df.loss_rise[0] == pytest.approx(sum(max(0, b-a) for a,b in zip(smooth, smooth[1:])), rel=1e-4)
+
+@pytest.mark.parametrize('get,n', [(densenet_learner,1198), (cancer_learner,285)])
+def test_the_other_tasks_train(get, n):
+    learn = get(known_opts['Adam'])
+    assert len(learn.dls.valid_ds) == n and len(learn.dls.train_ds)+n in (1797,569)
+    df = compare(get, 'Adam', 1e-2, seeds=1, n_epoch=2)
+    assert df.accuracy[0] > 0.8
+
+def test_no_row_is_in_both_parts():
+    for get in densenet_learner,cancer_learner,digits_learner:
+        train,valid = [{tuple(torch.cat([o.flatten().double() for o in row[:-1]]).tolist()) for row in ds} for ds in (get().dls.train_ds,get().dls.valid_ds)]
+        assert not train & valid
 
 @pytest.mark.parametrize('memory', [0,-1,math.nan,math.inf,'much'])
 def test_bad_memory(memory):

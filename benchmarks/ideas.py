@@ -1,0 +1,49 @@
+"""Other memories than the published one, on the four tasks: `python benchmarks/ideas.py [TASK ...]`, into nbs/results/ideas
+
+`shape` averages what AdaMod averages without the learning rate, and multiplies by it outside: a schedule is not remembered.
+`grow` needs no length: it remembers what has been so far, but at least `start` batches.
+`noise` remembers in proportion to how much the rates of a tensor still change from batch to batch.
+"""
+import sys
+from functools import partial
+
+import torch
+from fastai.optimizer import average_grad, average_sqr_grad, step_stat, weight_decay
+
+from adamod_fastai.all import *
+from adamod_fastai.optimizer import start_averages
+
+def shape_rate(p, lr, **kwargs): return adaptive_rate(p, lr=1., **kwargs)
+shape_rate.defaults = adaptive_rate.defaults
+def scale_rate(p, rate, lr, **kwargs): return {'rate': rate.mul_(lr)}
+
+def average_grow(p, rate, step, beta3, lr_avg=None, start=10, **kwargs):
+    return average_lr(p, rate, beta3=1-1/max(start, step), lr_avg=lr_avg)
+
+def average_noise(p, rate, step, lr, beta3, lr_avg=None, noise=None, first_noise=None, prev_rate=None, most=100, **kwargs):
+    shape = rate/lr
+    if prev_rate is None: prev_rate = shape.clone()
+    new = (shape-prev_rate).abs().mean()/shape.mean()
+    if step == 2: noise = first_noise = new
+    if step > 2: noise = torch.lerp(noise, new, 0.1)
+    length = most if step < 2 else (most*noise/first_noise).clamp(1, most)
+    return {**average_lr(p, rate, beta3=1-1/length, lr_avg=lr_avg), 'noise': noise, 'first_noise': first_noise, 'prev_rate': prev_rate.copy_(shape)}
+
+def optimizer(*memory):
+    def f(params, lr, mom=0.9, sqr_mom=0.99, beta3=0.999, eps=1e-5, wd=0.01):
+        cbs = [weight_decay, start_averages, partial(average_grad, dampening=True), average_sqr_grad, step_stat, *memory, rate_step]
+        return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, eps=eps, wd=wd)
+    return f
+
+ideas = dict(grow=optimizer(adaptive_rate, average_grow, clip_rate), noise=optimizer(adaptive_rate, average_noise, clip_rate))
+shape = dict(shape=optimizer(shape_rate, average_lr, clip_rate, scale_rate))
+tasks = dict(digits=(digits_learner, [1e-4,1e-3,1e-2,1e-1], 5), cancer=(cancer_learner, [1e-4,1e-3,1e-2,1e-1], 8),
+             densenet=(densenet_learner, [1e-3,1e-2,1e-1], 8), text=(text_learner, [1e-3,3e-3], 5))
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    for o in sys.argv[1:] or tasks:
+        get_learner,lrs,n_epoch = tasks[o]
+        for schedule in 'one_cycle','flat':
+            for opts,memory in (shape,0.1),(ideas,None):
+                compare(get_learner, opts, lrs, seeds=5, n_epoch=n_epoch, schedule=schedule, memory=memory, out=f'nbs/results/ideas/{o}')

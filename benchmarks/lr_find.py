@@ -1,0 +1,52 @@
+"""What `lr_find` suggests for each optimizer, and how well `fit_one_cycle` trains at that: `python benchmarks/lr_find.py [TASK ...]`
+
+A row in nbs/results/lr_find/TASK.csv for each optimizer and seed; what is there already is not run again.
+"""
+import sys, warnings
+from pathlib import Path
+
+import pandas as pd
+import torch
+from fastai.basics import Adam, noop
+from fastai.callback.schedule import SuggestionMethod
+from fastai.torch_core import no_random
+
+from adamod_fastai.all import *
+
+eight = {k: (f,None) for k,f in known_opts.items()}
+fitting = {f'{o}, memory 10%': (known_opts[o],0.1) for o in ('AdaMod','DiffMod')}
+three = {k: {**eight,**fitting}[k] for k in ('Adam','AdaMod','AdaMod, memory 10%')}
+tasks = dict(digits=(digits_learner, 5, {**eight,**fitting}), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three), text=(text_learner, 5, three))
+
+def quiet(get_learner, opt_func, memory, seed):
+    learn = get_learner(opt_func, cbs=[MemoryLength(memory)] if memory else None)
+    learn.logger = noop
+    learn.remove_cb(learn.progress)
+    learn.dls.train.rng.seed(seed)
+    return learn
+
+def run(get_learner, n_epoch, opt_func, memory, seed):
+    "The rate that is suggested, and what comes of it"
+    with no_random(seed): lr = quiet(get_learner, opt_func, memory, seed).lr_find(show_plot=False, suggest_funcs=SuggestionMethod.Valley).valley
+    with no_random(seed):
+        learn = quiet(get_learner, opt_func, memory, seed)
+        learn.fit_one_cycle(n_epoch, lr)
+    _,valid_loss,accuracy = learn.recorder.values[-1]
+    return dict(lr=lr, valid_loss=valid_loss, accuracy=accuracy)
+
+def main(names):
+    torch.set_num_threads(1)
+    warnings.filterwarnings('ignore')
+    for name in names or tasks:
+        get_learner,n_epoch,opts = tasks[name]
+        path = Path(f'nbs/results/lr_find/{name}.csv')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = pd.read_csv(path).to_dict('records') if path.exists() else []
+        done = {(o['opt'],o['seed']) for o in rows}
+        for seed in range(5):
+            for opt,(opt_func,memory) in opts.items():
+                if (opt,seed) in done: continue
+                rows.append(dict(task=name, opt=opt, seed=seed, **run(get_learner, n_epoch, opt_func, memory, seed)))
+                pd.DataFrame(rows).round(6).to_csv(path, index=False)
+
+if __name__ == '__main__': main(sys.argv[1:])
