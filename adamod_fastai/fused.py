@@ -87,9 +87,10 @@ class _Watch(TorchDispatchMode):
             if not any(torch.Tag.pointwise in o.tags for o in (func,base)): raise _Refused(f'uses `{name}`, which is not elementwise')
         return func(*args, **(kwargs or {}))
 
-# %% ../nbs/01_fused.ipynb #748896bf
+# %% ../nbs/01_fused.ipynb #46f680eb
 _narrow = torch.bfloat16,torch.float16
 _numel = 4 # of a stand-in
+_width = 16 # elements in a row: what a processor computes at once, or a multiple of it
 
 def _stand_in(dtype): return torch.empty(_numel, dtype=dtype, device='meta')
 def _map(f, args, kwargs): return [f(o) for o in args],{k:f(o) for k,o in kwargs.items()}
@@ -226,11 +227,25 @@ class _Leaf:
         ops = [(fn,*map(enc, args),*((k,enc(v)) for k,v in kwargs.items()),enc(res)) for fn,args,kwargs,res in self.rec.ops]
         return tuple(ops),tuple((k,enc(o)) for k,o in self.new.items())
 
-# %% ../nbs/01_fused.ipynb #c6f962de
+# %% ../nbs/01_fused.ipynb #8c98522c
+def _sigmoid(x):
+    "`x.sigmoid()` without a call on a CPU: powers of two have a whole part, which is made from its bits, and a fraction, by Taylor's series"
+    if x.device.type != 'cpu' or x.dtype != torch.float32: return x.sigmoid()
+    z = (x*(-1/math.log(2))).clamp(-126, 126)
+    n,frac = z.round(),0.
+    for k in range(6, -1, -1): frac = frac*(z-n) + math.log(2)**k/math.factorial(k)
+    return 1/(1 + frac*((n+127)*2**23).to(torch.int32).view(torch.float32))
+
+_inlined = {'sigmoid':_sigmoid, torch.sigmoid:_sigmoid}
+
+# %% ../nbs/01_fused.ipynb #39495e98
 _scaled = dict(add='alpha', sub='alpha', addcmul='value', addcdiv='value') # what these call a number that must not be a tensor
 
+def _is_far(weight): return float(abs(weight) >= 0.5)
+def _part(weight): return weight-1 if _is_far(weight) else weight
+
 class _Emitter:
-    "Writes leaves into one graph, in which numbers are the elements of `nums`"
+    "Writes leaves into one graph, in which numbers are the rows of `nums`"
     def __init__(self, spec):
         self.graph,self.slots,self.made = fx.Graph(),[],{}
         self.number_dtype = torch.float64 if spec.dtype==torch.float64 else torch.float32
@@ -242,26 +257,35 @@ class _Emitter:
         if key not in self.made: self.made[key] = (self.graph.call_method if isinstance(fn, str) else self.graph.call_function)(fn, args, kwargs)
         return self.made[key]
 
-    def number(self, o):
+    def number(self, o, one=False):
+        "A row of the number `o`, or `one` element of it"
         if o not in self.slots: self.slots.append(o)
-        return self.call(operator.getitem, self.ins['nums'], self.slots.index(o))
+        i = self.slots.index(o)
+        return self.call(operator.getitem, self.ins['nums'], (i,0) if one else i)
 
     def check(self, fn, args, kwargs, dtype, wide):
-        "Refuse a call that does not do with tensors of one element what it does with numbers"
-        def val(o):
-            if not isinstance(o, _Value): return o
-            return torch.empty((), dtype=self.number_dtype, device='meta') if o._node is not None else _stand_in(wide(o._val.dtype))
-        try: ok = _do(fn, *_map(val, args, kwargs)).dtype == wide(dtype)
-        except Exception: ok = False
-        if not ok: raise _Refused(f'gives `{getattr(fn, "__name__", fn)}` a number that changes, where it takes no tensor')
+        "Does a call need numbers as tensors of `one` element? Refuse it if it does not do with tensors what it does with numbers"
+        for one in False,True:
+            num = torch.empty(() if one else _numel, dtype=self.number_dtype, device='meta')
+            val = lambda o: o if not isinstance(o, _Value) else num if o._node is not None else _stand_in(wide(o._val.dtype))
+            try:
+                if _do(fn, *_map(val, args, kwargs)).dtype == wide(dtype): return one
+            except Exception: pass
+        raise _Refused(f'gives `{getattr(fn, "__name__", fn)}` a number that changes, where it takes no tensor')
+
+    def lerp(self, x, y, weight, node):
+        "`torch.lerp`, with all that depends on the number `weight` alone left to the numbers"
+        far,part = (self.number(weight._rec.numbers.add(o, (weight._node,), {})) for o in (_is_far, _part))
+        diff = self.call('sub', node(y), node(x))
+        return self.call('add', self.call(torch.where, self.call('gt', far, 0.5), node(y), node(x)), self.call('mul', diff, part))
 
     def op(self, fn, args, kwargs, res, env):
         "Add a call that was recorded: if it changes a tensor, `env` has the changed one from then on"
         dtype,kinds = res._val.dtype,{o._val.dtype for o in _values(args, kwargs) if o._node is None}
         wide = lambda d: torch.float32 if d in _narrow else d
-        def node(o):
+        def node(o, one=False):
             if not isinstance(o, _Value): return o
-            if o._node is not None: return self.number(o._node)
+            if o._node is not None: return self.number(o._node, one)
             return self.call('float', env[id(o)]) if o._val.dtype in _narrow else env[id(o)]
         if id(res) in env and not isinstance(fn, str): raise _Refused(f'changes a tensor with `{fn.__name__}`, not with a method')
         base = fn.rstrip('_') if isinstance(fn, str) else fn.__name__
@@ -272,11 +296,12 @@ class _Emitter:
             x,y,*z = map(node, args)
             for o in z: y = self.call('mul' if base=='addcmul' else 'div', y, o)
             out = self.call('sub' if base=='sub' else 'add', x, self.call('mul', y, node(scale)))
+        elif base=='lerp' and len(args)==3 and isinstance(args[2], _Value) and args[2]._node is not None: out = self.lerp(*args, node)
         else:
             if isinstance(fn, str): fn = base
-            if any(o._node is not None for o in _values(args, kwargs)): self.check(fn, args, kwargs, dtype, wide)
-            a,k = _map(node, args, kwargs)
-            out = self.call(fn, *a, **k)
+            one = any(o._node is not None for o in _values(args, kwargs)) and self.check(fn, args, kwargs, dtype, wide)
+            a,k = _map(partial(node, one=one), args, kwargs)
+            out = self.call(_inlined.get(fn, fn), *a, **k)
         env[id(res)] = out if kinds=={dtype} and dtype not in _narrow else self.call('to', out, dtype)
 
     def leaves(self, leaves):
@@ -349,7 +374,10 @@ class _Program:
         counts = {k:vals[o[0]] if type(o) is tuple else o for k,o in leaf.counts.items() if k in state}
         return leaf,counts,[vals[o[0]] if type(o) is tuple else float(leaf.index==o+1) for o in self.row]
 
-# %% ../nbs/01_fused.ipynb #cdcb1a23
+# %% ../nbs/01_fused.ipynb #933c197b
+def _rows(p): return p.as_strided((p.numel()//_width, _width), (_width,1), p.storage_offset())
+def _rest(p): return p.as_strided((p.numel()%_width,), (1,), p.storage_offset()+p.numel()//_width*_width)
+
 class _Kernel:
     "The function of tensors, compiled"
     def __init__(self, module, spec, number_dtype, n_nums):
@@ -358,7 +386,7 @@ class _Kernel:
 
     def nums(self, row):
         "The numbers of this step, on the device without waiting for it"
-        res = torch.tensor(row, dtype=self.number_dtype)
+        res = torch.tensor(row, dtype=self.number_dtype)[:,None].expand(-1, _width).contiguous()
         return res.pin_memory().to(self.spec.device, non_blocking=True) if self.spec.device.type=='cuda' else res.to(self.spec.device)
 
     def _backend(self, gm, inputs):
@@ -372,7 +400,7 @@ class _Kernel:
     def _guarded(self, args):
         "Call through dynamo, which checks that what was compiled serves these `args`; return what it then called, and the order of its arguments"
         self.ran = None
-        inductor = {'compile_threads':1, 'triton.cudagraphs':False, **({'emulate_precision_casts':True} if self.narrow else {})}
+        inductor = {'compile_threads':1, 'triton.cudagraphs':False, 'cpp.enable_floating_point_contract_flag':'fast', **({'emulate_precision_casts':True} if self.narrow else {})}
         with torch._inductor.config.patch(inductor): self.compiled(*args)
         if self.ran is None: return
         fn,got = self.ran
@@ -385,12 +413,13 @@ class _Kernel:
     def narrow(self): return self.spec.dtype in _narrow or any(d in _narrow for _,d in self.spec.tensors)
 
     def compile(self):
-        "Compile for tensors of any size"
+        "Compile for tensors of any number of rows"
         self.compiled = torch.compile(self.module.forward, backend=self._backend, dynamic=True, fullgraph=True)
-        flats = [torch.zeros(1<<18, dtype=d, device=self.spec.device) for d in (self.spec.dtype, self.spec.dtype, *(d for _,d in self.spec.tensors))]
+        rows = [torch.zeros(1<<14, _width, dtype=d, device=self.spec.device) for d in (self.spec.dtype, self.spec.dtype, *(d for _,d in self.spec.tensors))]
+        for o in rows: torch._dynamo.mark_static(o, 1)
         nums = self.nums([0.]*self.n_nums)
         torch._dynamo.mark_static(nums)
-        self._guarded([*flats,nums])
+        self._guarded([*rows,nums])
 
     def __call__(self, *args):
         n = len(args[0])
@@ -422,40 +451,47 @@ def _program(cbs, spec, state, hyper):
             return _programs[full]
         except _Static as e: _static[base] = (*static,e.args[0])
 
-# %% ../nbs/01_fused.ipynb #08f27ed3
+# %% ../nbs/01_fused.ipynb #a53aef06
 _sizes = dict(cpu=(1<<16,1<<17)) # numel below which a tensor is gathered, and to how many together
 _other_sizes = 1<<20,1<<22
 _least = 1<<12
 
 def _is_dense(p): return torch.empty_like(p, device='meta').stride() == p.stride()
 def _strides(p): return p.stride() if _is_dense(p) else torch.empty(p.shape, device='meta').stride()
-def _flat(p): return p.as_strided((p.numel(),), (1,), p.storage_offset())
 
-# %% ../nbs/01_fused.ipynb #8d3ea33e
+# %% ../nbs/01_fused.ipynb #9cf41d05
 class _Single:
     "A tensor that is stepped by itself"
     def __init__(self, i, p, state, names):
         self.idx,self.stride,self.states = [i],p.stride(),[state]
         for k in names:
             if state[k].stride() != self.stride: state[k] = torch.empty_like(p, dtype=state[k].dtype).copy_(state[k])
-        self.p,self.flats = _flat(p.detach()),[_flat(state[k]) for k in names]
+        tensors = p.detach(),*(state[k] for k in names)
+        self.rows,self.rests = list(map(_rows, tensors)),list(map(_rest, tensors))
 
     def __call__(self, program, gs, nums):
         g = gs[self.idx[0]]
         if g.stride() != self.stride: return False
-        program.kernel(self.p, _flat(g), *self.flats, nums)
+        program.kernel(self.rows[0], _rows(g), *self.rows[1:], nums)
+        if self.rests[0].numel(): self._last(program, _rest(g), nums)
         return True
 
-# %% ../nbs/01_fused.ipynb #fb6a903e
+    def _last(self, program, g, nums):
+        "Step what is left beside full rows"
+        olds = [self.rests[0],g,*self.rests[1:]]
+        news = [torch.cat([o, o.new_zeros(2*_width-len(o))]).view(2, _width) for o in olds]
+        program.kernel(*news, nums)
+        for old,new in zip(olds, news): old.copy_(new.view(-1)[:len(old)])
+
+# %% ../nbs/01_fused.ipynb #4be77846
 class _Gathered:
     "Tensors that are copied together and stepped as one; their state stays together"
     def __init__(self, idx, ps, states, names, scratch):
         self.idx,self.states,self.ps = idx,states,[p.detach() for p in ps]
-        self.n = max(2, sum(p.numel() for p in ps))
+        self.n = _width*max(2, math.ceil(sum(p.numel() for p in ps)/_width))
         scratch = [o[:self.n] for o in scratch(ps[0], self.n)]
         self.views = [_views(o, ps) for o in scratch]
-        self.p,self.g = scratch
-        self.flats = [self._state(k, ps, states) for k in names]
+        self.rows = [_rows(o) for o in (*scratch, *(self._state(k, ps, states) for k in names))]
 
     def _state(self, k, ps, states):
         olds = [o[k] for o in states]
@@ -479,7 +515,7 @@ class _Gathered:
         gs = [gs[i] for i in self.idx]
         torch._foreach_copy_(self.views[0], self.ps)
         torch._foreach_copy_(self.views[1], gs)
-        program.kernel(self.p, self.g, *self.flats, nums)
+        program.kernel(*self.rows, nums)
         torch._foreach_copy_(self.ps, self.views[0])
         if program.changes_grad: torch._foreach_copy_(gs, self.views[1])
         return True
@@ -492,7 +528,7 @@ def _views(flat, ps):
         at += p.numel()
     return res
 
-# %% ../nbs/01_fused.ipynb #0adb0d29
+# %% ../nbs/01_fused.ipynb #54f3bb2c
 class _Batch:
     "Parameters of one group that have all numbers in common"
     def __init__(self, program, group, spec, idx, ps, states, scratch):
@@ -502,7 +538,7 @@ class _Batch:
         items,self.parts = list(zip(idx, ps, states)),[]
         bags = _bags([o for o in items if o[1].numel()<small], most)
         for o in [*([o] for o in items if o[1].numel()>=small), *bags]:
-            alone = len(o)==1 and o[0][1].numel()>1 and _is_dense(o[0][1])
+            alone = len(o)==1 and o[0][1].numel()>=2*_width and _is_dense(o[0][1])
             self.parts.append(_Single(*o[0], self.names) if alone else _Gathered(*zip(*o), self.names, scratch))
         self.tensors = self._tensors()
 
@@ -543,7 +579,7 @@ def _spec(p, g, state, hyper):
     except TypeError: return None,'its state or its hypers hold something that cannot be compared'
     return spec,None
 
-# %% ../nbs/01_fused.ipynb #fff63c4c
+# %% ../nbs/01_fused.ipynb #83df526f
 class _Plan:
     "Which parameters are stepped together, for as long as the same ones have gradients"
     def __init__(self, opt, ps, gs):
@@ -563,7 +599,7 @@ class _Plan:
         for (group,spec,*_),o in todo.items():
             idx = [i for i,_ in o]
             self.batches.append(_Batch(o[0][1], group, spec, idx, [ps[i] for i in idx], [opt.state[ps[i]] for i in idx], self.scratch))
-        self.state,self.states = opt.state,list(opt.state.values())
+        self.cbs,self.state,self.states = list(opt.cbs),opt.state,list(opt.state.values())
 
     def _program(self, p, g, state, hyper):
         spec,why = _spec(p, g, state, hyper)
@@ -585,6 +621,7 @@ class _Plan:
     def fits(self, ps, gs):
         opt,gs = self.opt,[gs[i] for i in self.active] if len(gs)==len(self.none) else []
         return (len(ps)==len(self.ps) and all(map(is_, ps, self.ps)) and [getattr(p,'grad',None) is None for p in ps]==self.none
+                and len(opt.cbs)==len(self.cbs) and all(map(is_, opt.cbs, self.cbs))
                 and opt.state is self.state and len(opt.state)==len(self.states) and all(map(is_, opt.state.values(), self.states))
                 and [ps[i].data_ptr() for i in self.active]==self.ptrs and set(map(attrgetter('layout'), gs))<={torch.strided}
                 and all(b.fits(opt.hypers[b.group]) for b in self.batches))

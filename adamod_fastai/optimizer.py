@@ -16,7 +16,7 @@ from fastcore.foundation import L
 from fastai.optimizer import Optimizer, weight_decay, l2_reg, average_grad, average_sqr_grad, step_stat, debias
 
 # %% auto #0
-__all__ = ['ModOptimizer', 'start_averages', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'clip_rate', 'mean_rate',
+__all__ = ['ModOptimizer', 'average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'clip_rate', 'mean_rate',
            'friction', 'rate_step', 'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
 
 # %% ../nbs/00_optimizer.ipynb #3565eb7d
@@ -92,12 +92,15 @@ def freeze_to(self:ModOptimizer, n:int):
     for p,*_ in self.all_params(slice(None, n)):
         if not p.requires_grad: p.grad = None
 
-# %% ../nbs/00_optimizer.ipynb #d46243a6
-def start_averages(p, grad_avg=None, sqr_avg=None, **kwargs):
-    "Start `grad_avg` and `sqr_avg` at zero, in float32 if `p` is narrower than that"
+# %% ../nbs/00_optimizer.ipynb #7cd8a040
+def average_grads(p, mom, sqr_mom, grad_avg=None, sqr_avg=None, **kwargs):
+    "Keep track of the averages of the gradient of `p` and of its square, in float32 if `p` is narrower than that"
     if grad_avg is None or sqr_avg is None:
         new = partial(torch.zeros_like, p.grad.data, dtype=torch.promote_types(p.dtype, torch.float32))
-        return {'grad_avg': new() if grad_avg is None else grad_avg, 'sqr_avg': new() if sqr_avg is None else sqr_avg}
+        grad_avg,sqr_avg = new() if grad_avg is None else grad_avg, new() if sqr_avg is None else sqr_avg
+    return {**average_grad(p, mom, dampening=True, grad_avg=grad_avg), **average_sqr_grad(p, sqr_mom, sqr_avg=sqr_avg)}
+
+average_grads.defaults = dict(mom=0.9, sqr_mom=0.99)
 
 # %% ../nbs/00_optimizer.ipynb #a1d14eb1
 def adaptive_rate(p, lr, mom, sqr_mom, step, sqr_avg, eps, paper=True, **kwargs):
@@ -167,11 +170,10 @@ def _beta3(beta3, len_memory, default):
         raise ValueError(f'Invalid beta3 and len_memory: {beta3!r} and {len_memory!r}, give one or the other')
     return len2beta3(len_memory) if len_memory is not None else default if beta3 is None else beta3
 
-# %% ../nbs/00_optimizer.ipynb #4a9c5eed
+# %% ../nbs/00_optimizer.ipynb #bfcb28fc
 def _averages(decouple_wd):
     "The part that all four share, which is fastai's Adam up to its last step"
-    return [weight_decay if decouple_wd else l2_reg, start_averages, partial(average_grad, dampening=True),
-            average_sqr_grad, step_stat, adaptive_rate]
+    return [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]
 
 # %% ../nbs/00_optimizer.ipynb #db4f7d60
 def _memory(skip_zeros): return average_seen_lr if skip_zeros else average_lr

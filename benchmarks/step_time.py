@@ -5,9 +5,10 @@
 
 Every optimizer steps the same parameters in turn, and the medians of those rounds are compared, so that a busy machine
 slows all of them alike. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
-AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `first` is the first two steps, in which the fused
-optimizers compile: each shape anew, the first one without anything cached. `extra` is the most memory that is held during a
-step beside parameters, gradients and state.
+AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `DiffMod traffic` reads and writes those 11 and
+computes next to nothing, compiled in the same way: the floor in practice. `GB/s` is what must be read and written by the time.
+`first` is the first two steps, in which the fused optimizers compile: each shape anew, the first one without anything cached.
+`extra` is the most memory that is held during a step beside parameters, gradients and state.
 """
 import argparse, json, os, platform, sys, tempfile, time, warnings
 from functools import partial
@@ -25,6 +26,13 @@ from adamod_fastai import fused
 from adamod_fastai.optimizer import AdaMod, DiffMod
 
 LR = 1e-5
+
+def traffic(p, a=None, b=None, c=None, d=None, **kwargs):
+    "Read and write as many numbers as DiffMod, and compute next to nothing"
+    g = p.grad.data
+    p.data.add_(g)
+    return {k:torch.zeros_like(g) if o is None else o.add_(g) for k,o in dict(a=a, b=b, c=c, d=d).items()}
+
 FLOORS = dict(AdaMod=9/7, DiffMod=11/7)
 OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
         'torch AdamW foreach': partial(torch.optim.AdamW, lr=LR, foreach=True),
@@ -34,7 +42,8 @@ OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
         'AdaMod':        partial(AdaMod, lr=LR),
         'AdaMod fused':  partial(AdaMod, lr=LR, fused=True),
         'DiffMod':       partial(DiffMod, lr=LR),
-        'DiffMod fused': partial(DiffMod, lr=LR, fused=True)}
+        'DiffMod fused': partial(DiffMod, lr=LR, fused=True),
+        'DiffMod traffic': partial(fused.FusedOptimizer, cbs=traffic, lr=LR)}
 BASE = 'torch AdamW fused'
 
 def resnet(name):
@@ -114,8 +123,9 @@ def measure(name, device, reps):
     del opts
     ms = {k:1000*median(v) for k,v in times.items()}
     n = sum(p.numel() for p in params)
+    floor = {k:FLOORS.get(k.removeprefix('pytorch_optimizer ').split()[0], 1) for k in ms}
     return [dict(shape=name, params=n, tensors=len(params), optimizer=k, ms=round(ms[k], 3), ratio=round(ms[k]/ms[BASE], 3),
-                 floor=round(FLOORS.get(k.removeprefix('pytorch_optimizer ').split()[0], 1), 2), first_s=round(first[k], 2),
+                 floor=round(floor[k], 2), gb_s=round(floor[k]*7*4*n/ms[k]/1e6, 1), first_s=round(first[k], 2),
                  extra_mb=round(extra_memory(OPTS[k], params, device)/2**20, 2), params_mb=round(n*4/2**20, 1)) for k in ms]
 
 def cpu_name():
@@ -148,6 +158,7 @@ def main():
     print(', '.join(f'{k} {v}' for k,v in machine(args.device).items()))
     table(rows, 'ratio', f'Time of a step, {BASE} = 1')
     table(rows, 'ms', 'Time of a step, ms')
+    table(rows, 'gb_s', 'What has to be read and written, GB/s', '{:.1f}')
     table(rows, 'first_s', 'The first two steps, s')
     table(rows, 'extra_mb', 'Peak extra memory, MiB')
     if args.json:

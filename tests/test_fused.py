@@ -10,7 +10,7 @@ from fastai.callback.all import combined_cos
 
 from adamod_fastai import fused
 from adamod_fastai.fused import FusedOptimizer
-from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, ModOptimizer
+from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, ModOptimizer, clip_rate, mean_rate
 from learners import ordered_learner, quiet, two_groups
 
 OPTS = dict(AdaMod=AdaMod, AdaMod_code=partial(AdaMod, paper=False), AdaMod_l2=partial(AdaMod, decouple_wd=False),
@@ -63,7 +63,7 @@ class Twins:
 
 def few(*shapes, dtype=torch.float32): return [torch.randn(s).to(dtype) for s in shapes or ((300,300),(20,30),(7,))]
 
-LAYOUTS = dict(large=lambda: torch.randn(300, 300), matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
+LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.randn(301, 301), matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
                one=lambda: torch.randn(1), one_of_many_dims=lambda: torch.randn(1, 1, 1), empty=lambda: torch.randn(0, 3),
                transposed=lambda: torch.randn(30, 20).t(), large_transposed=lambda: torch.randn(400, 300).t(),
                every_second=lambda: torch.randn(20, 30)[:,::2],
@@ -113,7 +113,7 @@ def test_same_through_one_cycle():
     for i in range(40): twins.step(lr=lrs(i/40), mom=moms(i/40))
     twins.check()
 
-@pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('wd',(0.,0.3)), ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
+@pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('beta3',(0.,0.9)), ('wd',(0.,0.3)), ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
 def test_same_while_a_hyper_is_scheduled(hyper, vals):
     twins,(a,b) = Twins(AdaMod, few()),vals
     for i in range(40): twins.step(**{hyper: a+(b-a)*max(0, i-5)/34})
@@ -168,6 +168,15 @@ def test_parameters_whose_data_is_replaced():
     for i in range(10):
         if i==5:
             for p,q in twins.pairs: p.data,q.data = p.data.clone(),q.data.clone()
+        twins.step()
+    twins.check()
+
+@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: o.cbs.__setitem__(slice(None), cbs)], ids=['replaced','changed'])
+def test_other_step_functions_for_the_same_state(change):
+    twins = Twins(AdaMod, few())
+    for i in range(10):
+        if i==5:
+            for o in twins.opts: change(o, [mean_rate if cb is clip_rate else cb for cb in o.cbs])
         twins.step()
     twins.check()
 
@@ -322,6 +331,10 @@ def test_torch_functions_and_operators():
         p.data -= torch.where(g > 0, g, g*0.5) * lr / (avg.sqrt() + 1) + torch.clamp(g, min=-lr, max=lr)
         return {'avg': avg}
     same_steps([odd])
+
+def test_a_number_that_must_be_one_element():
+    def filling(p, lr, **kwargs): p.data.sub_(p.grad.data.masked_fill(p.grad.data < 0, lr), alpha=lr)
+    same_steps([filling])
 
 def test_values_that_move_from_one_state_to_another():
     def two_back(p, lr, a=None, b=None, **kwargs):
