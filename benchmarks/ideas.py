@@ -5,13 +5,11 @@
 `noise` remembers in proportion to how much the rates of a tensor still change from batch to batch.
 """
 import sys
-from functools import partial
 
 import torch
-from fastai.optimizer import average_grad, average_sqr_grad, step_stat, weight_decay
+from fastai.optimizer import step_stat, weight_decay
 
 from adamod_fastai.all import *
-from adamod_fastai.optimizer import start_averages
 
 def shape_rate(p, lr, **kwargs): return adaptive_rate(p, lr=1., **kwargs)
 shape_rate.defaults = adaptive_rate.defaults
@@ -31,7 +29,7 @@ def average_noise(p, rate, step, lr, beta3, lr_avg=None, noise=None, first_noise
 
 def optimizer(*memory):
     def f(params, lr, mom=0.9, sqr_mom=0.99, beta3=0.999, eps=1e-5, wd=0.01):
-        cbs = [weight_decay, start_averages, partial(average_grad, dampening=True), average_sqr_grad, step_stat, *memory, rate_step]
+        cbs = [weight_decay, average_grads, step_stat, *memory, rate_step]
         return ModOptimizer(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, eps=eps, wd=wd)
     return f
 
