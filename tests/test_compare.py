@@ -357,7 +357,8 @@ def test_command(tmp_path):
 
 @pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
 def test_command_interrupted(tmp_path):
-    p = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL)) # a shell's background job ignores it
     path,start = tmp_path/'adamod-compare'/'results.csv',time.time()
     while not path.exists() and time.time()-start < 120: time.sleep(0.1)
     p.send_signal(signal.SIGINT)
