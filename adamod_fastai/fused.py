@@ -227,14 +227,16 @@ class _Leaf:
         ops = [(fn,*map(enc, args),*((k,enc(v)) for k,v in kwargs.items()),enc(res)) for fn,args,kwargs,res in self.rec.ops]
         return tuple(ops),tuple((k,enc(o)) for k,o in self.new.items())
 
-# %% ../nbs/01_fused.ipynb #8c98522c
+# %% ../nbs/01_fused.ipynb #0cad3459
 def _sigmoid(x):
     "`x.sigmoid()` without a call on a CPU: powers of two have a whole part, which is made from its bits, and a fraction, by Taylor's series"
     if x.device.type != 'cpu' or x.dtype != torch.float32: return x.sigmoid()
-    z = (x*(-1/math.log(2))).clamp(-126, 126)
-    n,frac = z.round(),0.
-    for k in range(6, -1, -1): frac = frac*(z-n) + math.log(2)**k/math.factorial(k)
-    return 1/(1 + frac*((n+127)*2**23).to(torch.int32).view(torch.float32))
+    z = x*(-1/math.log(2))
+    whole,coef = z.round(),lambda k: math.log(2)**k/math.factorial(k)
+    part,frac = torch.where(whole==z, 0., z-whole),coef(6)
+    for k in 4,2,0: frac = frac*(part*part) + (coef(k+1)*part + coef(k))
+    bits = (255*2**23 - (128-whole).relu()*2**23).relu() # of 2**whole: 0 where that is too small, infinite where it is too large
+    return 1/(1 + frac*bits.to(torch.int32).view(torch.float32))
 
 _inlined = {'sigmoid':_sigmoid, torch.sigmoid:_sigmoid}
 

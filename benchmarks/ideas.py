@@ -42,6 +42,6 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     for o in sys.argv[1:] or tasks:
         get_learner,lrs,n_epoch = tasks[o]
-        for schedule in 'one_cycle','flat':
-            for opts,memory in (shape,0.1),(ideas,None):
-                compare(get_learner, opts, lrs, seeds=5, n_epoch=n_epoch, schedule=schedule, memory=memory, out=f'nbs/results/ideas/{o}')
+        args = dict(lrs=lrs, seeds=5, n_epoch=n_epoch, out=f'nbs/results/ideas/{o}')
+        compare(get_learner, shape, memory=0.15, schedule='one_cycle', **args) # the same as the published one where the rate is constant
+        for schedule in 'one_cycle','flat': compare(get_learner, ideas, schedule=schedule, **args)

@@ -14,8 +14,8 @@ from fastai.torch_core import no_random
 from adamod_fastai.all import *
 
 eight = {k: (f,None) for k,f in known_opts.items()}
-fitting = {f'{o}, memory 10%': (known_opts[o],0.1) for o in ('AdaMod','DiffMod')}
-three = {k: {**eight,**fitting}[k] for k in ('Adam','AdaMod','AdaMod, memory 10%')}
+fitting = {f'{o}, memory 15%': (known_opts[o],0.15) for o in ('AdaMod','DiffMod')}
+three = {k: {**eight,**fitting}[k] for k in ('Adam','AdaMod','AdaMod, memory 15%')}
 tasks = dict(digits=(digits_learner, 5, {**eight,**fitting}), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three), text=(text_learner, 5, three))
 
 def quiet(get_learner, opt_func, memory, seed):

@@ -336,6 +336,16 @@ def test_a_number_that_must_be_one_element():
     def filling(p, lr, **kwargs): p.data.sub_(p.grad.data.masked_fill(p.grad.data < 0, lr), alpha=lr)
     same_steps([filling])
 
+def test_sigmoid_at_the_edges():
+    def squash(p, **kwargs): p.data.copy_(p.grad.data.sigmoid())
+    x = torch.cat([torch.linspace(-200, 200, 80_001), torch.tensor([0.,-0.,1e-30,3e38,-3e38,math.inf,-math.inf,math.nan])])
+    p = nn.Parameter(torch.zeros_like(x))
+    opt = FusedOptimizer([p], squash, lr=1.)
+    for _ in range(2):
+        p.grad = x.clone()
+        opt.step()
+        torch.testing.assert_close(p.data, x.sigmoid(), atol=2e-7, rtol=0, equal_nan=True)
+
 def test_values_that_move_from_one_state_to_another():
     def two_back(p, lr, a=None, b=None, **kwargs):
         g = p.grad.data
