@@ -267,13 +267,11 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.fused._hyper_spec': ('fused.html#_hyper_spec', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._in_place': ('fused.html#_in_place', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._is_dense': ('fused.html#_is_dense', 'adamod_fastai/fused.py'),
-                                     'adamod_fastai.fused._is_far': ('fused.html#_is_far', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._is_number': ('fused.html#_is_number', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._key': ('fused.html#_key', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._map': ('fused.html#_map', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._operator': ('fused.html#_operator', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._own': ('fused.html#_own', 'adamod_fastai/fused.py'),
-                                     'adamod_fastai.fused._part': ('fused.html#_part', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._program': ('fused.html#_program', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._rest': ('fused.html#_rest', 'adamod_fastai/fused.py'),
                                      'adamod_fastai.fused._rows': ('fused.html#_rows', 'adamod_fastai/fused.py'),
@@ -329,4 +327,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'adamod_fastai.optimizer.friction': ('optimizer.html#friction', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.len2beta3': ('optimizer.html#len2beta3', 'adamod_fastai/optimizer.py'),
                                          'adamod_fastai.optimizer.mean_rate': ('optimizer.html#mean_rate', 'adamod_fastai/optimizer.py'),
-                                         'adamod_fastai.optimizer.rate_step': ('optimizer.html#rate_step', 'adamod_fastai/optimizer.py')}}}
+                                         'adamod_fastai.optimizer.rate_step': ('optimizer.html#rate_step', 'adamod_fastai/optimizer.py'),
+                                         'adamod_fastai.optimizer.rescale_lr_avg': ( 'optimizer.html#rescale_lr_avg',
+                                                                                     'adamod_fastai/optimizer.py')}}}

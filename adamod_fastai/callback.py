@@ -22,7 +22,7 @@ from .optimizer import _after_switch, adaptive_rate, clip_rate, len2beta3, mean_
 # %% auto #0
 __all__ = ['n_steps', 'StepMeasure', 'ClippedFraction', 'used_rate', 'RateHistogram', 'MemoryLength', 'SwitchToSGD']
 
-# %% ../nbs/02_callback.ipynb #c3992134
+# %% ../nbs/02_callback.ipynb #a2c8fd8d
 def n_steps(
     learn:Learner, # A `Learner` that is fitting
     n_epoch:int=None # Number of epochs to count, those of the fit if `None`
@@ -33,6 +33,8 @@ def n_steps(
     if hasattr(learn, 'lr_finder'): n = min(n, learn.lr_finder.num_it)
     if hasattr(learn, 'gradient_accumulation'): n //= ceil(learn.gradient_accumulation.n_acc/learn.dls.train.bs)
     return n
+
+_pct = 0.15 # of a fit: the memory that suits most, see `MemoryLength`
 
 def _has_memory(opt): return all('beta3' in h for h in getattr(opt, 'hypers', [{}]))
 
@@ -98,7 +100,7 @@ class StepMeasure(Callback):
         "Raise an error if nothing was measured yet"
         if not self.steps: raise RuntimeError(f'Nothing measured yet: fit with {self.__class__.__name__} first')
 
-# %% ../nbs/02_callback.ipynb #5e6e1d0a
+# %% ../nbs/02_callback.ipynb #4e8e57eb
 class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
     order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
@@ -176,7 +178,7 @@ class ClippedFraction(StepMeasure):
         n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
         if n < memory:
             warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: most rates stay clipped to the end. '
-                          f'Pass len_memory={max(1, n//10)} (a tenth of the fit), or train with the callback MemoryLength().', stacklevel=2)
+                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or train with the callback MemoryLength().', stacklevel=2)
 
     @property
     def fractions(self):
@@ -289,16 +291,16 @@ class RateHistogram(StepMeasure):
         ax.figure.colorbar(img, ax=ax, label='fraction of elements', pad=0.02)
         return ax
 
-# %% ../nbs/02_callback.ipynb #16f70986
+# %% ../nbs/02_callback.ipynb #2d18d039
 class MemoryLength(Callback):
     "Give the optimizer, for each fit, a memory in proportion to that fit's length"
     order = 61  # after `LRFinder` has saved the optimizer, so that what it loads is what was there
     def __init__(self,
-        pct:float=None, # Batches to remember as a fraction of the fit's optimizer steps, above 0; 0.1 if `epochs` is not given either
+        pct:float=None, # Batches to remember as a fraction of the fit's optimizer steps, above 0; 0.15 if `epochs` is not given either
         epochs:float=None # Batches to remember in epochs, above 0: instead of `pct`
     ):
         if pct is not None and epochs is not None: raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}, give one or the other')
-        self.pct,self.epochs = 0.1 if pct is None and epochs is None else pct,epochs
+        self.pct,self.epochs = _pct if pct is None and epochs is None else pct,epochs
         for k,v in dict(pct=self.pct, epochs=epochs).items():
             if v is not None and not 0 < v < float('inf'): raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
         self._before = None

@@ -507,7 +507,7 @@ def plot_losses(
     ax.grid(alpha=0.3)
     return ax
 
-# %% ../nbs/03_compare.ipynb #38694ac1
+# %% ../nbs/03_compare.ipynb #e9f9f62a
 _tasks = dict(digits=digits_learner, densenet=densenet_learner, cancer=cancer_learner, text=text_learner)
 
 class _Parser(argparse.ArgumentParser):
@@ -523,12 +523,12 @@ def _parser():
     p.add_argument('--epochs', default='5', help='epochs of each run')
     p.add_argument('--seeds', default='3', help='runs with each optimizer and learning rate')
     p.add_argument('--schedule', default='one_cycle', help=f"how the learning rate changes: {', '.join(_schedules)}")
-    p.add_argument('--memory', help="what AdaMod, DiffMod and DeepMemory remember, as fractions of the run, such as 0.1, or own,0.1 (default: 'own', as they are)")
+    p.add_argument('--memory', help="what AdaMod, DiffMod and DeepMemory remember, as fractions of the run, such as 0.15, or own,0.15 (default: 'own', as they are)")
     p.add_argument('--warmup', default='0', help="fractions of the run over which the rate rises from 0, before the schedule 'flat'")
     p.add_argument('--out', default='adamod-compare', help='folder for the results; what is there already is not run again')
     return p
 
-# %% ../nbs/03_compare.ipynb #e284e8a8
+# %% ../nbs/03_compare.ipynb #67878011
 def _draw(df, metric, out):
     "Save the pictures of `df` in `out`: their paths"
     lrs = sorted(df['lr'].unique())
@@ -569,7 +569,7 @@ def main(
             print('Fraction of rates that the memory clipped, over the whole run\n')
             print(compare_table(have, 'clipped', best=False).to_string() + '\n')
             if not all(memories) and (have.clipped > 0.5).any():
-                print(f'Their memory is longer than most of these {int(df.batches.max())} batches: --memory 0.1 gives them a tenth of the run.\n')
+                print(f'Their memory is longer than most of these {int(df.batches.max())} batches: --memory 0.15 gives them 15% of the run.\n')
         print('Wrote', ', '.join(map(str, files)))
     except OSError as e: p.error(str(e))
     except KeyboardInterrupt: p.exit(130, '\n'*sys.stderr.isatty() + f'{p.prog}: interrupted, the same command goes on from there\n')

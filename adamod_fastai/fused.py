@@ -240,11 +240,8 @@ def _sigmoid(x):
 
 _inlined = {'sigmoid':_sigmoid, torch.sigmoid:_sigmoid}
 
-# %% ../nbs/01_fused.ipynb #39495e98
+# %% ../nbs/01_fused.ipynb #c7acb5e3
 _scaled = dict(add='alpha', sub='alpha', addcmul='value', addcdiv='value') # what these call a number that must not be a tensor
-
-def _is_far(weight): return float(abs(weight) >= 0.5)
-def _part(weight): return weight-1 if _is_far(weight) else weight
 
 class _Emitter:
     "Writes leaves into one graph, in which numbers are the rows of `nums`"
@@ -275,11 +272,9 @@ class _Emitter:
             except Exception: pass
         raise _Refused(f'gives `{getattr(fn, "__name__", fn)}` a number that changes, where it takes no tensor')
 
-    def lerp(self, x, y, weight, node):
-        "`torch.lerp`, with all that depends on the number `weight` alone left to the numbers"
-        far,part = (self.number(weight._rec.numbers.add(o, (weight._node,), {})) for o in (_is_far, _part))
-        diff = self.call('sub', node(y), node(x))
-        return self.call('add', self.call(torch.where, self.call('gt', far, 0.5), node(y), node(x)), self.call('mul', diff, part))
+    def lerp(self, x, y, weight):
+        "`torch.lerp`, exact where `weight` is 0 or 1, in two operations"
+        return self.call('add', self.call('sub', x, self.call('mul', x, weight)), self.call('mul', y, weight))
 
     def op(self, fn, args, kwargs, res, env):
         "Add a call that was recorded: if it changes a tensor, `env` has the changed one from then on"
@@ -298,7 +293,7 @@ class _Emitter:
             x,y,*z = map(node, args)
             for o in z: y = self.call('mul' if base=='addcmul' else 'div', y, o)
             out = self.call('sub' if base=='sub' else 'add', x, self.call('mul', y, node(scale)))
-        elif base=='lerp' and len(args)==3 and isinstance(args[2], _Value) and args[2]._node is not None: out = self.lerp(*args, node)
+        elif base=='lerp' and len(args)==3 and isinstance(args[2], _Value) and args[2]._node is not None: out = self.lerp(*map(node, args))
         else:
             if isinstance(fn, str): fn = base
             one = any(o._node is not None for o in _values(args, kwargs)) and self.check(fn, args, kwargs, dtype, wide)
@@ -581,7 +576,7 @@ def _spec(p, g, state, hyper):
     except TypeError: return None,'its state or its hypers hold something that cannot be compared'
     return spec,None
 
-# %% ../nbs/01_fused.ipynb #83df526f
+# %% ../nbs/01_fused.ipynb #e0effda7
 class _Plan:
     "Which parameters are stepped together, for as long as the same ones have gradients"
     def __init__(self, opt, ps, gs):
@@ -639,7 +634,7 @@ class _Plan:
                     for s in o.states: s.update(counts)
                 else:
                     again = True
-                    for i in o.idx: self.opt._eagerly(self.ps[i], b.group, leaf.why or 'its gradient is laid out differently in memory')
+                    for i in o.idx: self.opt._eagerly(self.ps[i], b.group, 'its gradient is laid out differently in memory' if leaf.steady else leaf.why)
         return again
 
 # %% ../nbs/01_fused.ipynb #f9fae498

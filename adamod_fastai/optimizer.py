@@ -16,8 +16,8 @@ from fastcore.foundation import L
 from fastai.optimizer import Optimizer, weight_decay, l2_reg, average_grad, average_sqr_grad, step_stat, debias
 
 # %% auto #0
-__all__ = ['ModOptimizer', 'average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'clip_rate', 'mean_rate',
-           'friction', 'rate_step', 'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
+__all__ = ['ModOptimizer', 'average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'rescale_lr_avg', 'clip_rate',
+           'mean_rate', 'friction', 'rate_step', 'len2beta3', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
 
 # %% ../nbs/00_optimizer.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
@@ -125,6 +125,12 @@ def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
     if lr_avg is None: lr_avg = torch.zeros_like(rate)
     return {'lr_avg': lr_avg.lerp_(rate, (p.grad.data != 0).to(rate.dtype)*(1-beta3))}
 
+# %% ../nbs/00_optimizer.ipynb #f703ccf6
+def rescale_lr_avg(p, lr, lr_avg=None, last_lr=None, **kwargs):
+    "Bring the memory `lr_avg` of `p` from the last learning rate that was not zero to `lr`"
+    if lr_avg is not None and last_lr and lr: lr_avg.mul_(lr/last_lr)
+    return {'last_lr': lr or last_lr}
+
 # %% ../nbs/00_optimizer.ipynb #af9b3175
 def clip_rate(p, rate, lr_avg, **kwargs):
     "Limit `rate` to the memory `lr_avg`"
@@ -175,8 +181,8 @@ def _averages(decouple_wd):
     "The part that all four share, which is fastai's Adam up to its last step"
     return [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]
 
-# %% ../nbs/00_optimizer.ipynb #db4f7d60
-def _memory(skip_zeros): return average_seen_lr if skip_zeros else average_lr
+# %% ../nbs/00_optimizer.ipynb #1f158286
+def _memory(skip_zeros, follow_lr): return [rescale_lr_avg]*bool(follow_lr) + [average_seen_lr if skip_zeros else average_lr]
 
 # %% ../nbs/00_optimizer.ipynb #451c3895
 def _optimizer(fused):
@@ -185,7 +191,7 @@ def _optimizer(fused):
     from adamod_fastai.fused import FusedOptimizer
     return FusedOptimizer
 
-# %% ../nbs/00_optimizer.ipynb #eef3c21a
+# %% ../nbs/00_optimizer.ipynb #c36d77b3
 def AdaMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -198,10 +204,11 @@ def AdaMod(
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rule of the paper, or that of the authors' released code?
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
-    cbs = _averages(decouple_wd) + [_memory(skip_zeros), clip_rate, rate_step]
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd, paper=paper)
 
 # %% ../nbs/00_optimizer.ipynb #e67203a2
@@ -220,7 +227,7 @@ def DiffGrad(
     cbs = _averages(decouple_wd) + [friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #4e8b301d
+# %% ../nbs/00_optimizer.ipynb #54533b7d
 def DiffMod(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -234,14 +241,15 @@ def DiffMod(
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=0, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + [_memory(skip_zeros), clip_rate, friction, rate_step]
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd,
                         paper=paper, version=version)
 
-# %% ../nbs/00_optimizer.ipynb #d3d618a2
+# %% ../nbs/00_optimizer.ipynb #5d5eb0a2
 def DeepMemory(
     params:Tensor|Iterable, # Model parameters
     lr:float|slice, # Default learning rate
@@ -255,10 +263,11 @@ def DeepMemory(
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=1, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + [_memory(skip_zeros), mean_rate, friction, rate_step]
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
     return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
                         paper=paper, version=version)
 

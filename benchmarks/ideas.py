@@ -1,19 +1,16 @@
 """Other memories than the published one, on the four tasks: `python benchmarks/ideas.py [TASK ...]`, into nbs/results/ideas
 
-`shape` averages what AdaMod averages without the learning rate, and multiplies by it outside: a schedule is not remembered.
+`follow_lr` is the option of AdaMod: it averages what AdaMod averages without the learning rate, so that a schedule is not remembered.
 `grow` needs no length: it remembers what has been so far, but at least `start` batches.
 `noise` remembers in proportion to how much the rates of a tensor still change from batch to batch.
 """
 import sys
+from functools import partial
 
 import torch
 from fastai.optimizer import step_stat, weight_decay
 
 from adamod_fastai.all import *
-
-def shape_rate(p, lr, **kwargs): return adaptive_rate(p, lr=1., **kwargs)
-shape_rate.defaults = adaptive_rate.defaults
-def scale_rate(p, rate, lr, **kwargs): return {'rate': rate.mul_(lr)}
 
 def average_grow(p, rate, step, beta3, lr_avg=None, start=10, **kwargs):
     return average_lr(p, rate, beta3=1-1/max(start, step), lr_avg=lr_avg)
@@ -34,7 +31,7 @@ def optimizer(*memory):
     return f
 
 ideas = dict(grow=optimizer(adaptive_rate, average_grow, clip_rate), noise=optimizer(adaptive_rate, average_noise, clip_rate))
-shape = dict(shape=optimizer(shape_rate, average_lr, clip_rate, scale_rate))
+follow = dict(follow_lr=partial(AdaMod, follow_lr=True))
 tasks = dict(digits=(digits_learner, [1e-4,1e-3,1e-2,1e-1], 5), cancer=(cancer_learner, [1e-4,1e-3,1e-2,1e-1], 8),
              densenet=(densenet_learner, [1e-3,1e-2,1e-1], 8), text=(text_learner, [1e-3,3e-3], 5))
 
@@ -43,5 +40,5 @@ if __name__ == '__main__':
     for o in sys.argv[1:] or tasks:
         get_learner,lrs,n_epoch = tasks[o]
         args = dict(lrs=lrs, seeds=5, n_epoch=n_epoch, out=f'nbs/results/ideas/{o}')
-        compare(get_learner, shape, memory=0.15, schedule='one_cycle', **args) # the same as the published one where the rate is constant
+        compare(get_learner, follow, memory=0.15, schedule='one_cycle', **args) # the same as the published one where the rate is constant
         for schedule in 'one_cycle','flat': compare(get_learner, ideas, schedule=schedule, **args)

@@ -149,7 +149,7 @@ def main():
     parser.add_argument('--device', choices=('cpu','cuda'), default='cpu')
     parser.add_argument('--json', metavar='FILE', help='write machine and measurements to FILE')
     parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES), metavar='NAME', help=', '.join(SHAPES))
-    parser.add_argument('--reps', type=int, default=25, help='rounds, of which the median is taken')
+    parser.add_argument('--reps', type=int, default=60, help='rounds, of which the median is taken')
     args = parser.parse_args()
     rows = []
     for name in args.shapes:

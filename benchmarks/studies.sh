@@ -12,6 +12,7 @@ rates=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1
 warmup() { # tutorial "No warm-up needed"
     study warmup --task text --schedule flat --lrs 1e-3,3e-3,1e-2 --opts AdaMod,DiffMod,Adam,RAdam
     study warmup --task text --schedule flat --lrs 1e-3,3e-3,1e-2 --opts Adam --warmup 0.1,0.3,0.5
+    study warmup --task text --schedule flat --lrs 3e-3 --opts Adam --warmup 0.1,0.3,0.5 --seeds 5
 }
 switch() { # tutorial "AdaMod, then SGD"
     echo nbs/results/switch; python benchmarks/switch.py nbs/results/switch

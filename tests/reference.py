@@ -11,10 +11,10 @@ def xi(delta, version):
 
 class Rule:
     "One optimizer on one array: `rule` is 'AdaMod', 'DiffMod', 'DiffGrad' or 'DeepMemory'"
-    def __init__(self, rule, p, beta3=0.999, version=None, paper=True, decouple_wd=True):
-        self.rule,self.beta3,self.version,self.paper,self.decouple_wd = rule,beta3,version,paper,decouple_wd
+    def __init__(self, rule, p, beta3=0.999, version=None, paper=True, decouple_wd=True, follow_lr=False):
+        self.rule,self.beta3,self.version,self.paper,self.decouple_wd,self.follow_lr = rule,beta3,version,paper,decouple_wd,follow_lr
         self.p = np.array(p, dtype=np.float64)
-        self.m,self.v,self.s,self.prev = (np.zeros_like(self.p) for _ in range(4))
+        self.m,self.v,self.s,self.prev,self.shape = (np.zeros_like(self.p) for _ in range(5))
         self.t = 0
 
     def step(self, g, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01):
@@ -28,7 +28,10 @@ class Rule:
         else:          self.eta,mhat = lr*np.sqrt(c2)/c1/(np.sqrt(self.v)+eps), self.m
         self.used = self.eta
         if self.rule != 'DiffGrad':
-            self.s = beta3*self.s + (1-beta3)*self.eta
+            if self.follow_lr:          # the average of the rates without lr, times lr
+                self.shape = beta3*self.shape + (1-beta3)*self.eta/lr
+                self.s = lr*self.shape
+            else: self.s = beta3*self.s + (1-beta3)*self.eta
             self.used = (self.eta+self.s)/2 if self.rule == 'DeepMemory' else np.minimum(self.eta, self.s)
         if self.version is not None: mhat = mhat*xi(self.prev-g, self.version)
         self.prev = g

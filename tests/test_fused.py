@@ -15,6 +15,7 @@ from learners import ordered_learner, quiet, two_groups
 
 OPTS = dict(AdaMod=AdaMod, AdaMod_code=partial(AdaMod, paper=False), AdaMod_l2=partial(AdaMod, decouple_wd=False),
             DiffGrad=DiffGrad, DiffMod=DiffMod, DeepMemory=DeepMemory,
+            AdaMod_follow=partial(AdaMod, follow_lr=True),
             **{f'DiffMod_v{v}':partial(DiffMod, version=v) for v in (1,2)})
 TOL = 1e-5 # absolute, over 40 steps, in every dtype
 
@@ -108,8 +109,9 @@ def test_several_dtypes_in_one_model():
     for _ in range(40): twins.step()
     twins.check()
 
-def test_same_through_one_cycle():
-    twins,lrs,moms = Twins(AdaMod, few()),combined_cos(0.25, 4e-4, 1e-2, 1e-7),combined_cos(0.25, 0.95, 0.85, 0.95)
+@pytest.mark.parametrize('follow_lr', [False,True])
+def test_same_through_one_cycle(follow_lr):
+    twins,lrs,moms = Twins(partial(AdaMod, follow_lr=follow_lr), few()),combined_cos(0.25, 4e-4, 1e-2, 1e-7),combined_cos(0.25, 0.95, 0.85, 0.95)
     for i in range(40): twins.step(lr=lrs(i/40), mom=moms(i/40))
     twins.check()
 
@@ -117,6 +119,11 @@ def test_same_through_one_cycle():
 def test_same_while_a_hyper_is_scheduled(hyper, vals):
     twins,(a,b) = Twins(AdaMod, few()),vals
     for i in range(40): twins.step(**{hyper: a+(b-a)*max(0, i-5)/34})
+    twins.check()
+
+def test_same_where_the_memory_follows_rates_of_zero():
+    twins = Twins(partial(AdaMod, follow_lr=True), few())
+    for i in range(40): twins.step(lr=0. if i in (0,1,9,20,21) else 1e-2*(1+i%5))
     twins.check()
 
 def test_groups_with_their_own_hypers():

@@ -25,7 +25,7 @@ def learner(*cbs, opt_func=AdaMod):
 def lengths(learn): return [sorted({round(1/(1-b), 6) for step in fit for b in step}) for fit in learn.record.fits if fit]
 def before_and_after(learn): return [h['beta3'] for h in learn.opt.hypers] == [0.9,0.95]
 
-@pytest.mark.parametrize('kwargs,want', [({},10), (dict(pct=0.5),50), (dict(pct=3.),300), (dict(epochs=1),25), (dict(epochs=0.5),12.5), (dict(pct=1e-9),1)], ids=str)
+@pytest.mark.parametrize('kwargs,want', [({},15), (dict(pct=0.5),50), (dict(pct=3.),300), (dict(epochs=1),25), (dict(epochs=0.5),12.5), (dict(pct=1e-9),1)], ids=str)
 def test_length_of_a_fit(kwargs, want):
     learn = learner(MemoryLength(**kwargs))
     learn.fit(4, 0.01)
@@ -57,12 +57,12 @@ def test_given_back_after_an_interrupted_fit():
     learn = learner(MemoryLength())
     with pytest.raises(KeyboardInterrupt): learn.fit(4, 0.01, cbs=Stop())
     learn.fit(2, 0.01)
-    assert lengths(learn)[-1] == [5.] and before_and_after(learn)
+    assert lengths(learn)[-1] == [7.5] and before_and_after(learn)
 
 def test_resumed_fit_has_the_memory_of_the_whole(tmp_path):
     learn = learner(MemoryLength())
     learn.fit(4, 0.01, start_epoch=2)
-    assert lengths(learn) == [[10.]]
+    assert lengths(learn) == [[15.]]
 
 def test_outside_training_nothing_changes():
     learn = learner(MemoryLength())

@@ -31,14 +31,14 @@ def kwargs_of(opt_func, version, **kwargs): return dict(kwargs, **({} if version
 # --- against the equations
 
 @pytest.mark.parametrize('decouple_wd', [True,False])
-@pytest.mark.parametrize('opt_func,version,paper', [(*o,True) for o in OPTS] + [(*o,False) for o in OPTS if o[0] is not DiffGrad], ids=ids)
-def test_follows_the_equations(opt_func, version, paper, decouple_wd):
+@pytest.mark.parametrize('opt_func,version,paper,follow_lr', [(*o,True,False) for o in OPTS] + [(*o,p,f) for o in OPTS if o[0] is not DiffGrad for p,f in ((False,False),(True,True),(False,True))], ids=ids)
+def test_follows_the_equations(opt_func, version, paper, follow_lr, decouple_wd):
     n,mem = 400,{} if opt_func is DiffGrad else dict(len_memory=50)
     grads = spread_grads(n)
     start = np.random.default_rng(1).normal(size=grads.shape[1])
-    ref = Rule(opt_func.__name__, start, beta3=0.98, version=version, paper=paper, decouple_wd=decouple_wd)
+    ref = Rule(opt_func.__name__, start, beta3=0.98, version=version, paper=paper, decouple_wd=decouple_wd, follow_lr=follow_lr)
     p = nn.Parameter(torch.tensor(start))
-    if opt_func is not DiffGrad: mem['paper'] = paper
+    if opt_func is not DiffGrad: mem.update(paper=paper, follow_lr=follow_lr)
     opt = opt_func([p], lr=0.01, decouple_wd=decouple_wd, **mem, **({} if version is None else dict(version=version)))
     eps,moved = (1e-6 if opt_func is DeepMemory else 1e-5),np.zeros_like(start)
     for g,(lr,mom) in zip(grads, one_cycle(n)):
@@ -62,6 +62,37 @@ def test_no_memory_is_adam():
             opt.step()
         res.append(p)
     assert (res[0]-res[1]).abs().max() <= 1e-6
+
+def following(lrs):
+    "The parameters and the AdaMod that has stepped them with `follow_lr` at the rates `lrs`"
+    grads,p = torch.tensor(spread_grads(len(lrs))),torch.ones(40, dtype=torch.float64)
+    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=True)
+    for g,lr in zip(grads, lrs):
+        opt.set_hyper('lr', lr)
+        p.grad = g.clone()
+        opt.step()
+    return p,opt
+
+def test_follow_lr_does_not_remember_the_schedule():
+    lrs = [lr for lr,_ in one_cycle(100)]
+    memories = [o.state[p]['lr_avg']/lrs[-1] for p,o in (following(lrs), following([lrs[-1]]*100))]
+    torch.testing.assert_close(*memories, rtol=1e-12, atol=0)
+
+def test_follow_lr_is_the_same_at_a_constant_rate():
+    p,_ = following([0.01]*100)
+    q = torch.ones_like(p)
+    opt = AdaMod([q], lr=0.01, len_memory=30)
+    for g in torch.tensor(spread_grads(100)):
+        q.grad = g.clone()
+        opt.step()
+    assert (p == q).all()
+
+def test_follow_lr_passes_over_a_rate_of_zero():
+    p,opt = following([0.,0.01,0.02,0.,0.,0.03])
+    s = opt.state[p]
+    assert s['last_lr'] == 0.03 and (s['lr_avg'] > 0).all() and s['lr_avg'].isfinite().all()
+    p,opt = following([0.,0.])
+    assert 'last_lr' not in opt.state[p]
 
 # --- against other packages
 
