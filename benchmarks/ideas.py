@@ -32,13 +32,15 @@ def optimizer(*memory):
 
 ideas = dict(grow=optimizer(adaptive_rate, average_grow, clip_rate), noise=optimizer(adaptive_rate, average_noise, clip_rate))
 follow = dict(follow_lr=partial(AdaMod, follow_lr=True))
-tasks = dict(digits=(digits_learner, [1e-4,1e-3,1e-2,1e-1], 5), cancer=(cancer_learner, [1e-4,1e-3,1e-2,1e-1], 8),
-             densenet=(densenet_learner, [1e-3,1e-2,1e-1], 8), text=(text_learner, [1e-3,3e-3], 5))
+decades = [1e-4,1e-3,1e-2,1e-1]
+tasks = dict(digits=(digits_learner, 5, decades, decades), cancer=(cancer_learner, 8, decades, decades), # the rates with fit_one_cycle, and with fit
+             densenet=(densenet_learner, 8, decades[1:], decades[1:]), text=(text_learner, 5, [3e-4,1e-3,3e-3], [3e-3]))
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
     for o in sys.argv[1:] or tasks:
-        get_learner,lrs,n_epoch = tasks[o]
-        args = dict(lrs=lrs, seeds=5, n_epoch=n_epoch, out=f'nbs/results/ideas/{o}')
-        compare(get_learner, follow, memory=0.15, schedule='one_cycle', **args) # the same as the published one where the rate is constant
-        for schedule in 'one_cycle','flat': compare(get_learner, ideas, schedule=schedule, **args)
+        get_learner,n_epoch,lrs,flat = tasks[o]
+        args = dict(seeds=5, n_epoch=n_epoch, out=f'nbs/results/ideas/{o}')
+        compare(get_learner, follow, lrs, memory=0.15, **args) # the same as the published one where the rate is constant
+        compare(get_learner, ideas, lrs, **args)
+        compare(get_learner, ideas, flat, schedule='flat', **args)

@@ -12,7 +12,6 @@ rates=1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1
 warmup() { # tutorial "No warm-up needed"
     study warmup --task text --schedule flat --lrs 1e-3,3e-3,1e-2 --opts AdaMod,DiffMod,Adam,RAdam
     study warmup --task text --schedule flat --lrs 1e-3,3e-3,1e-2 --opts Adam --warmup 0.1,0.3,0.5
-    study warmup --task text --schedule flat --lrs 3e-3 --opts Adam --warmup 0.1,0.3,0.5 --seeds 5
 }
 switch() { # tutorial "AdaMod, then SGD"
     echo nbs/results/switch; python benchmarks/switch.py nbs/results/switch
@@ -20,7 +19,10 @@ switch() { # tutorial "AdaMod, then SGD"
 memory_digits()   { for o in flat one_cycle; do study memory/digits   --task digits   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod --memory $memories --seeds 5; done; }
 memory_cancer()   { for o in flat one_cycle; do study memory/cancer   --task cancer   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod --memory $memories --seeds 5 --epochs 8; done; }
 memory_densenet() { for o in flat one_cycle; do study memory/densenet --task densenet --schedule $o --lrs 1e-3,1e-2,1e-1      --opts Adam,AdaMod --memory $memories --seeds 5 --epochs 8; done; }
-memory_text()     { for o in flat one_cycle; do study memory/text     --task text     --schedule $o --lrs 1e-3,3e-3,1e-2      --opts Adam,AdaMod --memory $memories --seeds 5; done; }
+memory_text() {
+    for o in flat one_cycle; do study memory/text --task text --schedule $o --lrs 1e-3,3e-3,1e-2 --opts Adam,AdaMod --memory $memories --seeds 5; done
+    study memory/text --task text --lrs 3e-4 --opts Adam,AdaMod --memory 0.15 --seeds 5
+}
 rates_digits() { for o in "$eight" "AdaMod,DiffMod --memory 0.1,0.15"; do study rates/digits --task digits --lrs $rates --seeds 5 --opts $o; done; }
 rates_text()   { for o in "$eight" "AdaMod,DiffMod --memory 0.1"; do study rates/text   --task text   --lrs 1e-4,1e-3,3e-3,1e-2,3e-2,1e-1,1 --seeds 2 --opts $o; done; }
 

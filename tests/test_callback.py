@@ -16,14 +16,14 @@ from reference import Rule
 class Recount(Callback):
     "Follow the run with the float64 rule, from the gradients the optimizer is given"
     order = 100
-    def __init__(self, rule): self.rule,self.rules,self.fractions,self.rates,self.seen = rule,{},[],[],0
+    def __init__(self, rule, **kwargs): self.rule,self.kwargs,self.rules,self.fractions,self.rates,self.seen = rule,kwargs,{},[],[],0
     def before_step(self):
         self.seen += 1
         self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
     def after_step(self):
         clipped = total = 0
         for p,g,h in self.todo:
-            rule = self.rules.setdefault(p, Rule(self.rule, np.zeros(p.shape)))
+            rule = self.rules.setdefault(p, Rule(self.rule, np.zeros(p.shape), **self.kwargs))
             rule.beta3 = h.get('beta3')
             rule.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
             clipped += (rule.s < rule.eta).sum()
@@ -32,7 +32,7 @@ class Recount(Callback):
         self.rates.append(np.concatenate([self.rules[p].used.ravel() for p,*_ in self.todo]))
 
 def measured(opt_func, setup=lambda learn: None, fit=lambda learn: learn.fit_one_cycle(3, 0.02), cbs=(), **kwargs):
-    recount = Recount((opt_func.func if isinstance(opt_func, partial) else opt_func).__name__)
+    recount = Recount(opt_func.func.__name__, follow_lr=opt_func.keywords.get('follow_lr', False))
     learn = quiet(cancer_learner(opt_func, cbs=[ClippedFraction(),recount,*cbs], **kwargs))
     setup(learn)
     fit(learn)
@@ -51,7 +51,11 @@ CASES = {'one cycle': {},
 @pytest.mark.parametrize('case', CASES)
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=lambda o: o.__name__)
 def test_equals_a_float64_recount(opt_func, case):
-    ours,want = measured(partial(opt_func, len_memory=15), **CASES[case])
+    equal(*measured(partial(opt_func, len_memory=15), **CASES[case]))
+
+def test_equals_a_recount_where_the_memory_follows_lr(): equal(*measured(partial(AdaMod, len_memory=15, follow_lr=True)))
+
+def equal(ours, want):
     assert len(ours) == len(want) > 20
     assert np.abs(np.array(ours)-want).max() <= 2e-3
     assert 0 < np.mean(want) < 1

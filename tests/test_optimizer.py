@@ -63,14 +63,17 @@ def test_no_memory_is_adam():
         res.append(p)
     assert (res[0]-res[1]).abs().max() <= 1e-6
 
-def following(lrs):
-    "The parameters and the AdaMod that has stepped them with `follow_lr` at the rates `lrs`"
-    grads,p = torch.tensor(spread_grads(len(lrs))),torch.ones(40, dtype=torch.float64)
-    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=True)
+def goes_on(p, opt, grads, lrs):
     for g,lr in zip(grads, lrs):
         opt.set_hyper('lr', lr)
-        p.grad = g.clone()
+        p.grad = torch.tensor(g)
         opt.step()
+
+def following(lrs):
+    "The parameters and the AdaMod that has stepped them with `follow_lr` at the rates `lrs`"
+    p = torch.ones(40, dtype=torch.float64)
+    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=True)
+    goes_on(p, opt, spread_grads(len(lrs)), lrs)
     return p,opt
 
 def test_follow_lr_does_not_remember_the_schedule():
@@ -82,10 +85,17 @@ def test_follow_lr_is_the_same_at_a_constant_rate():
     p,_ = following([0.01]*100)
     q = torch.ones_like(p)
     opt = AdaMod([q], lr=0.01, len_memory=30)
-    for g in torch.tensor(spread_grads(100)):
-        q.grad = g.clone()
-        opt.step()
+    goes_on(q, opt, spread_grads(100), [0.01]*100)
     assert (p == q).all()
+
+def test_follow_lr_goes_on_from_a_checkpoint():
+    lrs = [lr for lr,_ in one_cycle(100)]
+    (want,_),(p,opt) = following(lrs),following(lrs[:50])
+    new = AdaMod([p], lr=1., len_memory=2, follow_lr=True)
+    new.load_state_dict(copy.deepcopy(opt.state_dict()))
+    goes_on(p, new, spread_grads(100)[50:], lrs[50:])
+    assert (p == want).all()
+    with pytest.raises(ValueError, match='last_lr'): AdaMod([p], lr=1.).load_state_dict(opt.state_dict())
 
 def test_follow_lr_passes_over_a_rate_of_zero():
     p,opt = following([0.,0.01,0.02,0.,0.,0.03])
