@@ -176,7 +176,7 @@ def warned(fit, n=None, **kwargs):
 
 def test_says_once_that_the_memory_is_too_long():
     msg, = warned(lambda o: o.fit(2), len_memory=80)
-    assert all(o in msg for o in ('50 batches','80','len_memory=5 '))
+    assert all(o in msg for o in ('50 batches','80','len_memory=8 '))
 
 def test_says_nothing_when_the_memory_fits(): assert not warned(lambda o: o.fit(2), len_memory=49)
 
