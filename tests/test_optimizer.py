@@ -69,10 +69,10 @@ def goes_on(p, opt, grads, lrs):
         p.grad = torch.tensor(g)
         opt.step()
 
-def following(lrs):
-    "The parameters and the AdaMod that has stepped them with `follow_lr` at the rates `lrs`"
+def following(lrs, follow_lr=True):
+    "The parameters and the AdaMod that has stepped them at the rates `lrs`"
     p = torch.ones(40, dtype=torch.float64)
-    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=True)
+    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=follow_lr)
     goes_on(p, opt, spread_grads(len(lrs)), lrs)
     return p,opt
 
@@ -82,10 +82,7 @@ def test_follow_lr_does_not_remember_the_schedule():
     torch.testing.assert_close(*memories, rtol=1e-12, atol=0)
 
 def test_follow_lr_is_the_same_at_a_constant_rate():
-    p,_ = following([0.01]*100)
-    q = torch.ones_like(p)
-    opt = AdaMod([q], lr=0.01, len_memory=30)
-    goes_on(q, opt, spread_grads(100), [0.01]*100)
+    (p,_),(q,_) = (following([0.01]*100, o) for o in (True,False))
     assert (p == q).all()
 
 def test_follow_lr_goes_on_from_a_checkpoint():
