@@ -1,4 +1,6 @@
-from .optimizer import *
+from .core import *
 from .fused import *
+from .memory import *
+from .optimizer import *
 from .callback import *
 from .compare import *

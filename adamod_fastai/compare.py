@@ -40,7 +40,8 @@ with warnings.catch_warnings():
     from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo, combine_scheds
     from fastai.callback.tracker import TerminateOnNaNCallback
 
-from .callback import ClippedFraction, MemoryLength, _has_memory, _pct
+from .callback import ClippedFraction
+from .memory import MemoryLength, _has_memory, _pct
 from .optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 
 # %% auto #0

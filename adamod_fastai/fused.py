@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from fastai.optimizer import Optimizer
-from .optimizer import ModOptimizer, _run
+from .core import ModOptimizer, _run
 
 # %% auto #0
 __all__ = ['FusedOptimizer']
