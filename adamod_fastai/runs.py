@@ -5,13 +5,12 @@
 # %% ../nbs/06_runs.ipynb #e798ac9c
 from __future__ import annotations
 
-import math, os, time, warnings
+import math, multiprocessing, pickle, signal, sys, time, traceback, warnings
+from collections import deque
 from functools import partial
-from io import StringIO
-from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
-import pandas as pd
 import torch
 
 with warnings.catch_warnings():
@@ -19,6 +18,7 @@ with warnings.catch_warnings():
     from fastcore.foundation import L
     from fastai.torch_core import no_random
     from fastai.optimizer import Adam, RAdam, SGD, ranger
+    from fastai.callback.core import CancelFitException
     from fastai.learner import Learner
     from fastai.callback.progress import ProgressCallback
     from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo, combine_scheds
@@ -39,8 +39,14 @@ known_opts = dict(AdaMod=AdaMod, DiffMod=DiffMod, DiffGrad=DiffGrad, DeepMemory=
 def _name(f):
     "Name of a function, with the arguments that a `partial` gives it"
     if not isinstance(f, partial): return getattr(f, '__name__', type(f).__name__)
-    args = [repr(o) for o in f.args] + [f'{k}={v!r}' for k,v in f.keywords.items()]
+    args = [_show(o) for o in f.args] + [f'{k}={_show(v)}' for k,v in f.keywords.items()]
     return f"{_name(f.func)}({', '.join(args)})"
+
+def _show(o):
+    "The value `o` where that is short, or its type; functions by name"
+    if callable(o): return _name(o)
+    res = repr(o)
+    return res if len(res) <= 80 and '\n' not in res and ' at 0x' not in res else type(o).__name__
 
 # %% ../nbs/06_runs.ipynb #e739602a
 def _one_of(arg, v, known):
@@ -60,9 +66,10 @@ def _numbers(arg, v, ok, want, **names):
     except TypeError: v = [v]
     res = []
     for o in v:
-        try: n = float(names.get(o, o))
+        name = isinstance(o, str) and o in names
+        try: n = float(names[o] if name else o)
         except (TypeError, ValueError): n = math.nan
-        if not (o in names or ok(n)): raise ValueError(f'Invalid {arg}: {o!r}, it must be {want}')
+        if not (name or ok(n)): raise ValueError(f'Invalid {arg}: {o!r}, it must be {want}')
         if n not in res: res.append(n)
     if not res: raise ValueError(f'Invalid {arg}: {v!r}, there must be at least one')
     return res
@@ -89,9 +96,19 @@ def _opts(v):
     return res
 
 # %% ../nbs/06_runs.ipynb #c30fec70
+_settings = ['opt', 'lr', 'seed', 'task', 'opt_func', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs', 'code']
+_columns = {*_settings, 'run', 'batches', 'diverged', 'seconds', 'loss_rise', 'losses'}
+
 class _Watch(TerminateOnNaNCallback):
     "Keep the training losses, and end the fit when it diverges"
-    def before_fit(self): self.raw_losses,self.diverged = [],False
+    def before_fit(self): self.raw_losses,self.diverged,self.wrong = [],False,''
+
+    def before_epoch(self):
+        names = [o for o in self.recorder.metric_names[1:] if o != 'time']
+        for o in names:
+            if o in _columns: self.wrong = f'Invalid get_learner: a metric is called {o!r}, as is a column of the results'
+            elif names.count(o) > 1: self.wrong = f'Invalid get_learner: two metrics are called {o!r}'
+        if self.wrong: raise CancelFitException()
 
     def after_batch(self):
         loss = self.loss.item()
@@ -117,6 +134,29 @@ def _smooth(losses, beta=0.9):
 def _rise(losses):
     with np.errstate(invalid='ignore'): return float(np.diff(_smooth(losses)).clip(0).sum())
 
+# %% ../nbs/06_runs.ipynb #b5604aab
+_trained = WeakValueDictionary()
+
+class _Asked(partial):
+    "`func`, which remembers whether it was called"
+    called = False
+    def __call__(self, *args, **kwargs):
+        self.called = True
+        return super().__call__(*args, **kwargs)
+
+def _learner(get_learner, opt_func):
+    "A new `Learner` with its optimizer"
+    asked = _Asked(opt_func)
+    learn = get_learner(asked)
+    refuse = lambda what: ValueError(f'Invalid get_learner: {_name(get_learner)} {what}')
+    if not isinstance(learn, Learner): raise refuse(f'returns {_show(learn)}, it must return a Learner')
+    learn.create_opt()
+    if not asked.called: raise refuse('makes a Learner that does not use the opt_func it is given')
+    params = [o for o in learn.model.parameters() if o.requires_grad]
+    if any(_trained.get(id(o)) is o for o in params): raise refuse('gives a model that was trained before, it must make a new one each time')
+    _trained.update({id(o):o for o in params})
+    return learn
+
 # %% ../nbs/06_runs.ipynb #7902a98c
 def _memory_cbs(learn, memory):
     "What an optimizer with a memory gets: its clipped fraction measured at every tenth step, and a memory that fits the run if asked for"
@@ -126,10 +166,9 @@ def _memory_cbs(learn, memory):
 def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0., warmup=0.):
     "Train once: a dict of results, with the training losses"
     with no_random(seed):
-        learn,watch = get_learner(opt_func),_Watch()
+        learn,watch = _learner(get_learner, opt_func),_Watch()
         for dl in learn.dls.loaders:
             if hasattr(dl, 'rng'): dl.rng.seed(seed)
-        learn.create_opt()
         clipped = _memory_cbs(learn, memory)
         cbs = [watch] + clipped + _warmup_cbs(lr, warmup) + list(L(cbs(learn) if cbs else None))
         with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
@@ -137,6 +176,7 @@ def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0.
             start = time.perf_counter()
             _schedules[schedule](learn, n_epoch, lr, cbs=cbs)
             seconds = time.perf_counter()-start
+    if watch.wrong: raise ValueError(watch.wrong)
     rec = learn.recorder
     names = [o for o in rec.metric_names[1:] if o != 'time']
     values = rec.values[-1] if rec.values and not watch.diverged else [math.nan]*len(names)
@@ -145,72 +185,59 @@ def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0.
     return {**res, 'seconds': round(seconds, 3), 'diverged': watch.diverged, 'loss_rise': _rise(watch.raw_losses),
             'batches': len(watch.raw_losses), 'losses': watch.raw_losses}
 
-# %% ../nbs/06_runs.ipynb #a55011e6
-_words,_whole = ('opt','task','opt_func','schedule','cbs'),('run','seed','n_epoch','batches','batch')
+# %% ../nbs/06_runs.ipynb #6a492f7d
+def _can_fork(): return sys.platform == 'linux' and not torch.accelerator.is_available()
 
-class _CSV:
-    "Rows in the file `path`, or only in memory where that is `None`"
-    def __init__(self, path, cols):
-        self.path,self.df = path,pd.DataFrame(columns=cols)
-        if path is None or not path.exists(): return
-        text = path.read_text(encoding='utf-8')
-        whole = text[:text.rfind('\n')+1]
-        if whole:
-            floats = set(whole.splitlines()[0].split(',')) - set(_words) - set(_whole) - {'diverged'}
-            try: self.df = pd.read_csv(StringIO(whole), dtype=dict.fromkeys(_words, str), keep_default_na=False,
-                                       converters=dict.fromkeys(floats, float))
-            except ValueError: self.df = pd.DataFrame()
-            if not set(cols).issubset(self.df.columns): raise ValueError(f'Invalid out: {path} was not written by compare')
-        if whole != text: self.write(self.df)
+def _work(conn, run, *inherited):
+    "Do what `conn` sends until it ends; Ctrl-C is for the process that sends"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for o in inherited: o.close()
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr
+    while True:
+        try: o = conn.recv()
+        except EOFError: return
+        try: res = None,run(o)
+        except BaseException as e:
+            try: pickle.loads(pickle.dumps(e))
+            except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
+            res = (e,traceback.format_exc()),None
+        try: conn.send(res)
+        except OSError: return # nobody is there
 
-    def write(self, df):
-        "Replace all rows by those of `df`"
-        self.df = df
-        if self.path is None: return
-        tmp = self.path.with_suffix('.tmp')
-        df.to_csv(tmp, index=False, na_rep='nan', encoding='utf-8')
-        os.replace(tmp, self.path)
-
-    def add(self, rows):
-        "Append the dicts `rows`, and flush"
-        rows = pd.DataFrame(rows)
-        df = pd.concat([self.df, rows], ignore_index=True) if len(self.df) else rows
-        if not self.path or not self.path.exists() or list(df) != list(self.df): return self.write(df)
-        self.df = df
-        with open(self.path, 'a', encoding='utf-8', newline='') as f:
-            rows.reindex(columns=df.columns).to_csv(f, index=False, header=False, na_rep='nan')
-
-# %% ../nbs/06_runs.ipynb #d6b1fe6a
-_settings = ['opt', 'lr', 'seed', 'task', 'opt_func', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs']
-
-class _Results:
-    "The runs that are done, in the folder `out` if there is one"
-    def __init__(self, out):
-        if out is not None:
-            out = Path(out)
-            if out.exists() and not out.is_dir(): raise ValueError(f'Invalid out: {str(out)!r} is a file, it must be a folder')
-        self.runs   = _CSV(out and out/'results.csv', ['run', *_settings, 'diverged'])
-        self.losses = _CSV(out and out/'losses.csv', ['run', 'batch', 'loss'])
-        if out is not None: out.mkdir(parents=True, exist_ok=True)
-        unfinished = ~self.losses.df['run'].isin(self.runs.df['run'])
-        if unfinished.any(): self.losses.write(self.losses.df[~unfinished])
-
-    def find(self, settings):
-        "The number of the run with these `settings`, or `None`"
-        df = self.runs.df
-        for k,v in settings.items(): df = df[df[k]==v]
-        return df['run'].iloc[0] if len(df) else None
-
-    def add(self, settings, result):
-        run = 0 if self.runs.df.empty else int(self.runs.df['run'].max())+1
-        self.losses.add([dict(run=run, batch=i, loss=float(f'{o:.6g}')) for i,o in enumerate(result.pop('losses'))])
-        first = {k:settings[k] for k in ('opt','lr','seed')}
-        self.runs.add([{'run': run, **first, **result, **settings}])
-
-    def select(self, settings):
-        "The runs with these `settings`, in their order"
-        df = self.runs.df.set_index('run').loc[[self.find(o) for o in settings]]
-        if not df['diverged'].all(): df = df.dropna(axis=1, how='all')
-        losses = self.losses.df.groupby('run')['loss'].agg(list)
-        df['losses'] = [losses.get(o, []) for o in df.index]
-        return df.reset_index(drop=True)
+def _side_by_side(run, todo, jobs, *close):
+    "Yield each of `todo` with its result as it is done, by `jobs` processes in which the files `close` are closed"
+    fork,todo,busy = _can_fork(),deque(todo),{}
+    ctx = multiprocessing.get_context('fork' if fork else 'spawn')
+    def send(conn):
+        o = todo.popleft() if todo else None
+        busy[conn] = busy[conn][0],o
+        try: o and conn.send(o)
+        except OSError: pass # it is dead, which is seen when it does not answer
+    try:
+        for _ in range(min(jobs, len(todo))):
+            ours,theirs = ctx.Pipe()
+            p = ctx.Process(target=_work, args=(theirs, run, *((ours, *close) if fork else ())))
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
+                try: p.start()
+                except (AttributeError,TypeError,pickle.PicklingError) as e:
+                    raise ValueError(f'Invalid jobs: {jobs}, here the functions must be importable: {e}') from e
+            theirs.close()
+            busy[ours] = p,None
+            send(ours)
+        while any(o for _,o in busy.values()):
+            for conn in multiprocessing.connection.wait([k for k,(_,o) in busy.items() if o]):
+                p,o = busy[conn]
+                try: failed,res = conn.recv()
+                except (EOFError,OSError):
+                    p.join()
+                    raise ChildProcessError(f'The process of the run {run.name(o)} died (exit code {p.exitcode})') from None
+                if failed: raise failed[0] from RuntimeError(f'in a process of its own:\n\n{failed[1]}')
+                send(conn)
+                yield o,res
+    finally:
+        for conn,(p,_) in busy.items():
+            p.kill()
+            p.join()
+            conn.close()
