@@ -5,7 +5,7 @@
 # %% ../nbs/08_compare.ipynb #c599b0ec
 from __future__ import annotations
 
-import argparse, math, os, sys, warnings
+import argparse, math, os, re, sys, warnings
 from contextlib import closing, redirect_stdout
 from pathlib import Path
 from collections.abc import Callable
@@ -29,37 +29,57 @@ from .tasks import cancer_learner, densenet_learner, digits_learner, text_learne
 # %% auto #0
 __all__ = ['compare', 'compare_table', 'plot_metric', 'plot_losses']
 
-# %% ../nbs/08_compare.ipynb #f4f384ab
-def _variants(opts, memories, warmups):
-    "Each of `opts` with each memory it can have and each warm-up: a name, its function, its memory, its warm-up"
-    for k,f in opts.items():
-        has = any(memories) and _has_memory(f([torch.zeros(1)], lr=1.))
-        for m in memories if has else [0.]:
-            for w in warmups: yield k + f', memory {100*m:g}%'*(m>0) + f', warm-up {100*w:g}%'*(w>0), f, m, w
+# %% ../nbs/08_compare.ipynb #ddf97b3e
+def _made(f):
+    "An optimizer that `f` makes, if it makes one of a single number"
+    try: return f([torch.zeros(1)], lr=1.)
+    except Exception: return None
 
+def _hypers(opt):
+    "What `opt` is set to, but for the learning rate"
+    return ', '.join(f'{k}={v!r}' for k,v in opt.hypers[0].items() if k != 'lr') if getattr(opt, 'hypers', None) else ''
+
+def _variants(opts, memories, warmups):
+    "Each of `opts` with each memory it can have and each warm-up: a name, its function, its hypers, its memory, its warm-up"
+    for k,f in opts.items():
+        opt = _made(f)
+        for m in memories if opt and _has_memory(opt) else [0.]:
+            for w in warmups: yield k + f', memory {100*m:g}%'*(m>0) + f', warm-up {100*w:g}%'*(w>0), f, _hypers(opt), m, w
+
+# %% ../nbs/08_compare.ipynb #2b8fad25
 class _Plan:
     "The runs of a comparison: what each is, and how to do it"
-    def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs):
+    def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None):
         if not callable(get_learner): raise ValueError(f'Invalid get_learner: {get_learner!r}, it must be a function of an opt_func')
+        if cbs is not None and (not callable(cbs) or isinstance(cbs, Callback)):
+            raise ValueError(f'Invalid cbs: {cbs!r}, it must be a function of a Learner')
         opts,lrs,seeds = _opts(opts),_rates(lrs),_count('seeds', seeds)
-        self.get_learner,self.n_epoch,self.schedule,self.cbs = get_learner,_count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules),cbs
-        if cbs is not None and (not callable(cbs) or isinstance(cbs, Callback)): raise ValueError(f'Invalid cbs: {cbs!r}, it must be a function of a Learner')
+        self.get_learner,self.cbs = get_learner,cbs
+        self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.funcs = {o:f for o,f,*_ in variants}
+        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: of {", ".join(o for o,*_ in variants)} two have the same name')
         codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
         self.unseen = sorted({u for o in codes.values() for u in o.unseen})
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
-        self.grid = [dict(opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), code=str(codes[o]), **base)
-                     for o,f,m,w in variants for lr in lrs for s in range(seeds)]
+        self.grid = [dict(opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), hypers=h, code=str(codes[o]), **base)
+                     for o,f,h,m,w in variants for lr in lrs for s in range(seeds)]
 
     def __call__(self, o):
         return _run(self.get_learner, self.funcs[o['opt']], o['lr'], o['seed'], self.n_epoch, self.schedule, self.cbs, o['memory'], o['warmup'])
 
+    def reused(self, results):
+        "A line about the runs that are in `results` already, if not all that they depend on can be compared"
+        n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
+        what = ', '.join(self.unseen)
+        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; whether what their {what} held is the same cannot be seen'
+
+# %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
     "Do a run of one of `plans`"
     def __init__(self, plans): self.plans = plans
     def __call__(self, o): return self.plans[o[0]](o[1])
-    def name(self, o): return "{task}: {opt}, lr {lr:g}, seed {seed}".format(**o[1])
+    def name(self, o): return '{task}: {opt}, lr {lr:g}, seed {seed}'.format(**o[1])
 
 def _one_by_one(run, todo, jobs):
     "What `_side_by_side` does, here: on one thread if `jobs` is given"
@@ -76,14 +96,9 @@ def _train(plans, results, jobs):
     run,n = _Runs(plans),min(jobs or 0, len(todo))
     with closing(_side_by_side(run, todo, n, results) if n > 1 else _one_by_one(run, todo, jobs)) as done:
         bar = progress_bar(done, total=len(todo), leave=False) if todo and (IN_NOTEBOOK or sys.stdout.isatty()) else done
-        for (i,o),res in bar:
-            if bar is not done: bar.comment = run.name((i,o))
-            results.add(o, res)
-
-def _reused(plan, results):
-    "A line about the runs of `plan` that are in `results` already, if not all that they depend on can be compared"
-    n = sum(results.find(o) is not None for o in plan.grid) if plan.unseen else 0
-    if n: return f'{n} runs are from {results.out}: whether what its {", ".join(plan.unseen)} holds is as it was then cannot be seen'
+        for o,res in bar:
+            if bar is not done: bar.comment = run.name(o)
+            results.add(o[1], res)
 
 # %% ../nbs/08_compare.ipynb #4d1115af
 def compare(
@@ -103,7 +118,7 @@ def compare(
     plan = _Plan(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs)
     jobs = None if jobs is None else _count('jobs', jobs)
     with _Results(out) as results:
-        note = _reused(plan, results)
+        note = plan.reused(results)
         if note: warnings.warn(note, stacklevel=2)
         _train([plan], results, jobs)
         return results.select(plan.grid)
@@ -116,27 +131,32 @@ def _metric(df, metric=None):
         metric = next((o for o in between if o != 'clipped'), 'valid_loss')
     return _one_of('metric', metric, list(df.columns))
 
-def _lower(metric): return 'loss' in metric or 'error' in metric
+_low = set('loss error err mae mse rmse msle rmsle mape smape rmspe perplexity ppl brier hamming nll wer cer deviance divergence'.split())
 
-def _cells(df, metric):
+def _lower(metric, lower=None):
+    "Is `metric` better when it is low? As its name says if `lower` does not"
+    return bool(_low & set(re.split(r'[\W_]+', metric.lower()))) if lower is None else lower
+
+def _cells(df, metric, lower=None):
     "Mean, std and number of runs for each optimizer and learning rate, and which is the best of each learning rate"
     res = df.groupby(['opt','lr'], sort=False).agg(mean=(metric,'mean'), std=(metric,'std'), n=(metric,'size'), bad=('diverged','sum'))
     ok = res['mean'].where(res.bad==0)
-    best = ok.groupby('lr').transform('min' if _lower(metric) else 'max')
+    best = ok.groupby('lr').transform('min' if _lower(metric, lower) else 'max')
     return res.assign(best=ok==best)
 
 # %% ../nbs/08_compare.ipynb #37c6e796
 def compare_table(
     df:pd.DataFrame, # What `compare` returns
     metric:str=None, # Column to show, the first metric if not given
-    best:bool=True # Mark the best of each learning rate?
+    best:bool=True, # Mark the best of each learning rate?
+    lower:bool=None # Is the metric better when it is low? As its name says if not given
 ) -> pd.DataFrame:
     "Mean ± standard deviation over the seeds, a row per optimizer and a column per learning rate; * is the best of each"
     def text(o):
         if o.bad==o.n: return 'diverged  '
         res = f'{o["mean"]:.3f}' + (f' ± {o["std"]:.3f}' if o.n-o.bad > 1 else '') + (f' ({o.bad} of {o.n} diverged)' if o.bad else '')
         return res + (' *' if best and o.best else '  ')
-    res = _cells(df, _metric(df, metric)).apply(text, axis=1).unstack('lr')
+    res = _cells(df, _metric(df, metric), lower).apply(text, axis=1).unstack('lr')
     res = res.reindex(index=df['opt'].unique(), columns=sorted(df['lr'].unique())).fillna('')
     return res.rename(columns='{:g}'.format).rename_axis(index=None, columns='lr')
 
@@ -152,11 +172,12 @@ def _styles(df):
 def plot_metric(
     df:pd.DataFrame, # What `compare` returns
     metric:str=None, # Column to show, the first metric if not given
-    ax:plt.Axes=None # Axes to draw on
+    ax:plt.Axes=None, # Axes to draw on
+    lower:bool=None # Is the metric better when it is low? As its name says if not given
 ) -> plt.Axes:
     "Plot `metric` over the learning rate: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
-    cells = _cells(df, metric)
+    cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     styles = _styles(df)
     for i,(o,style) in enumerate(styles.items()):
@@ -170,7 +191,7 @@ def plot_metric(
     ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
     ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
     ax.minorticks_off()
-    if (df[metric].max() > 20*df[metric].min() > 0) and _lower(metric): ax.set_yscale('log')
+    if (df[metric].max() > 20*df[metric].min() > 0) and _lower(metric, lower): ax.set_yscale('log')
     ax.set_title(f'mean ± standard deviation of {n} runs' + (', × diverged' if cells.bad.any() else ''), fontsize='medium')
     ax.legend(fontsize='small')
     ax.grid(alpha=0.3)
@@ -181,17 +202,19 @@ def plot_losses(
     df:pd.DataFrame, # What `compare` returns
     lr:float=None, # Learning rate of which to show the runs, for each optimizer the one where it does best if not given
     metric:str=None, # Column that says which is best, the first metric if not given
-    ax:plt.Axes=None # Axes to draw on
+    ax:plt.Axes=None, # Axes to draw on
+    lower:bool=None # Is the metric better when it is low? As its name says if not given
 ) -> plt.Axes:
     "Plot the smoothed training losses: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
     if lr is not None: _one_of('lr', lr, sorted(df['lr'].unique().tolist()))
-    cells = _cells(df, metric)
+    cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     tops,lows = [],[]
     for o,style in _styles(df).items():
         mean = cells.loc[o]['mean']
-        at = lr if lr is not None else mean.index[0] if mean.isna().all() else mean.idxmin() if _lower(metric) else mean.idxmax()
+        best = mean.idxmin if _lower(metric, lower) else mean.idxmax
+        at = lr if lr is not None else mean.index[0] if mean.isna().all() else best()
         runs = df[(df['opt']==o) & (df['lr']==at)]
         label = o + (f', lr {at:g}' if lr is None else '') + (' (diverged)' if runs.diverged.any() else '')
         curves = pd.DataFrame([_smooth(l) for l in runs.losses]).replace([math.inf,-math.inf], math.nan)

@@ -32,8 +32,9 @@ from .optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 __all__ = ['known_opts']
 
 # %% ../nbs/06_runs.ipynb #6b182bcf
-known_opts = dict(AdaMod=AdaMod, DiffMod=DiffMod, DiffGrad=DiffGrad, DeepMemory=DeepMemory,
-                  Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
+known_opts = {'AdaMod': AdaMod, 'DiffMod': DiffMod, 'DiffGrad': DiffGrad, 'DeepMemory': DeepMemory,
+              'AdaMod-1000': partial(AdaMod, len_memory=1000), 'DiffMod-1000': partial(DiffMod, len_memory=1000),
+              'Adam': Adam, 'RAdam': RAdam, 'ranger': ranger, 'SGD': partial(SGD, mom=0.9)}
 
 # %% ../nbs/06_runs.ipynb #6ffaefa7
 def _name(f):
@@ -96,7 +97,7 @@ def _opts(v):
     return res
 
 # %% ../nbs/06_runs.ipynb #c30fec70
-_settings = ['opt', 'lr', 'seed', 'task', 'opt_func', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs', 'code']
+_settings = ['opt', 'lr', 'seed', 'task', 'opt_func', 'hypers', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs', 'code']
 _columns = {*_settings, 'run', 'batches', 'diverged', 'seconds', 'loss_rise', 'losses'}
 
 class _Watch(TerminateOnNaNCallback):

@@ -114,7 +114,7 @@ class _Code:
             if isinstance(v, CodeType): self.add_globals(v, names)
 
 # %% ../nbs/07_store.ipynb #a55011e6
-_words,_whole = ('opt','task','opt_func','schedule','cbs','code'),('run','seed','n_epoch','batches','batch')
+_words,_whole = ('opt','task','opt_func','hypers','schedule','cbs','code'),('run','seed','n_epoch','batches','batch')
 
 class _CSV:
     "Rows in the file `path`, or only in memory where that is `None`"
@@ -163,6 +163,8 @@ def _lock(folder):
     except OSError as e: os.close(fd); raise BlockingIOError from e
     return fd
 
+_later = 'hypers','code' # what results have not that were kept before these columns were
+
 class _Results:
     "The runs that are done, in the folder `out` if there is one"
     def __init__(self, out):
@@ -183,9 +185,10 @@ class _Results:
             if out.exists() and not out.is_dir(): raise ValueError(f'Invalid out: {str(out)!r} is a file, it must be a folder')
             out.mkdir(parents=True, exist_ok=True)
             self.fd = _lock(out)
-        self.runs   = _CSV(out and out/'results.csv', ['run', *_settings[:-1], 'diverged'])
+        self.runs   = _CSV(out and out/'results.csv', ['run', *(o for o in _settings if o not in _later), 'diverged'])
         self.losses = _CSV(out and out/'losses.csv', ['run', 'batch', 'loss'])
-        if 'code' not in self.runs.df: self.runs.df['code'] = ''
+        for o in _later:
+            if o not in self.runs.df: self.runs.df[o] = ''
         unfinished = ~self.losses.df['run'].isin(self.runs.df['run'])
         if unfinished.any(): self.losses.write(self.losses.df[~unfinished])
 
@@ -199,7 +202,8 @@ class _Results:
     def find(self, settings):
         "The number of the run with these `settings`, or `None`"
         df = self.runs.df
-        for k,v in settings.items(): df = df[df[k]==v]
+        early = '' if 'fit_memory' in settings['hypers'] else settings['hypers'] # before, no memory fitted the run by itself
+        for k,v in settings.items(): df = df[(df[k]==v) | ((k=='hypers') & (df[k]=='') & bool(early))]
         return df['run'].iloc[0] if len(df) else None
 
     def add(self, settings, result):

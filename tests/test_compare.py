@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, mk_metric
 from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
 from fastai.optimizer import Adam, Lookahead, SGD
@@ -412,7 +412,7 @@ def test_clipped_is_measured_where_there_is_a_memory():
     assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
 
 def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
-    once = dict(opts='AdaMod', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
+    once = dict(opts='AdaMod-1000', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
     default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)
     assert fitting.clipped[0] < default.clipped[0]
     assert len(pd.read_csv(tmp_path/'results.csv')) == 2
@@ -635,7 +635,7 @@ def test_what_cannot_be_compared_is_told(tmp_path):
         compare(get, **once, out=tmp_path)
         for _ in range(2): compare(digits_learner, **once, out=tmp_path) # installed
         for _ in range(2): compare(tiny, **once, out=tmp_path)           # not, but all of it is compared
-    with pytest.warns(UserWarning, match='1 runs are from .*: whether what its DataLoaders holds') as w: compare(get, **once, out=tmp_path)
+    with pytest.warns(UserWarning, match='1 of 1 runs were in .* already; whether what their DataLoaders held') as w: compare(get, **once, out=tmp_path)
     assert len(w)==1 and w[0].filename==__file__
 
 def test_what_is_installed_is_known_by_its_name(tmp_path):
@@ -686,3 +686,47 @@ def test_rates_that_are_none(lrs):
 @pytest.mark.parametrize('cbs', [Callback(), [Callback()], 3])
 def test_cbs_that_are_no_function(cbs):
     with pytest.raises(ValueError, match='^Invalid cbs: '): compare(Tiny(), **grid, cbs=cbs)
+
+# --- lower is better
+
+def fastai_metrics():
+    from fastai import metrics as m
+    low = [m.mae, m.mse, m.rmse, m.exp_rmspe, m.msle, m.error_rate, m.BrierScore(), m.BrierScoreMulti(), m.HammingLoss(), m.HammingLossMulti(), m.Perplexity()]
+    high = [m.accuracy, m.accuracy_multi, m.top_k_accuracy, m.foreground_acc, m.APScoreBinary(), m.APScoreMulti(), m.BalancedAccuracy(), m.CohenKappa(),
+            m.F1Score(), m.F1ScoreMulti(), m.FBeta(2), m.Jaccard(), m.MatthewsCorrCoef(), m.Precision(), m.Recall(), m.RecallMulti(), m.RocAuc(), m.RocAucBinary(),
+            m.R2Score(), m.ExplainedVariance(), m.PearsonCorrCoef(), m.SpearmanCorrCoef(), m.Dice(), m.DiceMulti(), m.JaccardCoeff(),
+            m.CorpusBLEUMetric(vocab_sz=5)]
+    name = lambda o: mk_metric(o).name
+    more = [(k,True) for k in ('valid_loss','train_loss','loss_rise','mean_absolute_error','max_error','log_loss','zero_one_loss','wer','RMSE')]
+    return [(name(o),True) for o in low] + [(name(o),False) for o in high] + more + [('glossary',False), ('terror',False)]
+
+@pytest.mark.parametrize('name,low', fastai_metrics())
+def test_which_metrics_are_better_when_low(name, low):
+    df = frame().rename(columns={'accuracy': name})
+    df = df.loc[:,~df.columns.duplicated(keep='last')]
+    starred = lambda **kw: [o for o in 'AB' if '*' in compare_table(df, name, **kw).loc[o,'0.1']]
+    assert starred()==['B' if low else 'A'] and starred(lower=True)==['B'] and starred(lower=False)==['A']
+
+def test_the_pictures_know_it_too():
+    df = frame().rename(columns={'accuracy': 'mae'})
+    labels = lambda **kw: [o.get_text() for o in plot_losses(df, **kw).get_legend().get_texts()]
+    assert labels()==['A, lr 0.1','B, lr 0.1'] and labels(lower=False)==['A, lr 1','B, lr 1 (diverged)']
+    assert plot_metric(df.assign(mae=10**df.mae.mul(5)), 'mae').get_yscale()=='log'
+    assert plot_metric(df.assign(mae=10**df.mae.mul(5)), 'mae', lower=False).get_yscale()=='linear'
+    plt.close('all')
+
+# --- a memory that fits the run
+
+def test_a_default_that_changed_is_another_run(tmp_path):
+    "The default memory was one of 1000 batches when neither `hypers` nor `code` was kept"
+    args = dict(opts='AdaMod,AdaMod-1000,Adam', lrs=.1, seeds=1, n_epoch=1, out=tmp_path)
+    want = compare(digits_learner, **args)
+    assert 'fit_memory=True' in want.hypers[0] and 'fit_memory=False' in want.hypers[1]
+    pd.read_csv(tmp_path/'results.csv', dtype=str, keep_default_na=False).drop(columns=['hypers','code']).assign(seconds=-1.).to_csv(tmp_path/'results.csv', index=False)
+    df = compare(digits_learner, **args)
+    assert (df.seconds==-1.).tolist()==[False,True,True]
+
+def test_one_gets_the_memory_of_a_user():
+    lengths = []
+    compare(Tiny(), 'AdaMod,AdaMod-1000', 0.1, seeds=1, n_epoch=5, cbs=lambda learn: SeeMemory(lengths))
+    assert lengths == pytest.approx([0.15*5*N_BATCHES, 1000])
