@@ -202,7 +202,7 @@ class _Results:
     def find(self, settings):
         "The number of the run with these `settings`, or `None`"
         df = self.runs.df
-        early = '' if 'fit_memory' in settings['hypers'] else settings['hypers'] # before, no memory fitted the run by itself
+        early = '' if 'fit_memory=True' in settings['hypers'] else settings['hypers'] # before, no memory fitted the run by itself
         for k,v in settings.items(): df = df[(df[k]==v) | ((k=='hypers') & (df[k]=='') & bool(early))]
         return df['run'].iloc[0] if len(df) else None
 
