@@ -60,7 +60,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.funcs = {o:f for o,f,*_ in variants}
-        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: two are called the same in {", ".join(o for o,*_ in variants)}')
+        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: two are called the same in {", ".join(o[0] for o in variants)}')
         codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
         self.unseen = sorted({u for o in codes.values() for u in o.unseen})
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
@@ -74,8 +74,8 @@ class _Plan:
     def reused(self, results):
         "A line about the runs that are in `results` already, if not all that they depend on can be compared"
         n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
-        what = ', '.join(self.unseen)
-        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; whether what their {what} held is the same cannot be seen'
+        what = f'whether what their {", ".join(self.unseen)} held is the same cannot be seen'
+        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; {what}'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
@@ -308,7 +308,7 @@ def _parser():
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()
     low.add_argument('--lower', dest='lower', action='store_true', default=None, help='the metric is better when it is low')
-    low.add_argument('--higher', dest='lower', action='store_false', help='the metric is better when it is high (default: as its name says)')
+    low.add_argument('--higher', dest='lower', action='store_false', help='or when it is high (default: as its name says)')
     add('jobs', str(_n_cores()), 'runs side by side, each on one thread', shown='as many as there are cores')
     add('out', 'adamod-compare', 'folder for the results; what is there already is not run again')
     return p
