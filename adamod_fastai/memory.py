@@ -70,10 +70,9 @@ _pct = 0.15 # of a fit: the memory that suits most, see `MemoryLength`
 
 def _has_memory(opt): return all('beta3' in h for h in getattr(opt, 'hypers', [{}]))
 
-def _opt_name(cb): return getattr(cb.opt_func, 'func', cb.opt_func).__name__
-
-def _no_memory_error(cb):
-    return ValueError(f'{cb.__class__.__name__} needs an optimizer with a memory (AdaMod, DiffMod, DeepMemory), the opt_func here is {_opt_name(cb)}')
+def _wrong_opt(cb, want):
+    f = getattr(cb.opt_func, 'func', cb.opt_func)
+    return ValueError(f'{type(cb).__name__} needs an optimizer {want}, the opt_func here is {getattr(f, "__name__", type(f).__name__)}')
 
 # %% ../nbs/02_memory.ipynb #2d18d039
 class MemoryLength(Callback):
@@ -95,7 +94,7 @@ class MemoryLength(Callback):
 
     def before_train(self):
         "Lend the memory of this fit"
-        if not _has_memory(self.opt): raise _no_memory_error(self)
+        if not _has_memory(self.opt): raise _wrong_opt(self, 'with a memory (AdaMod, DiffMod, DeepMemory)')
         if not self._start: return
         self._start = False
         if any('beta3' in o.scheds for o in self.learn._grab_cbs(ParamScheduler)): return  # the schedule wins
