@@ -33,6 +33,7 @@ def pytest_addoption(parser):
     parser.addoption('--matrix', metavar='FILE', help='write what the tests marked `feature` found, by optimizer and path, to FILE (CSV)')
 
 def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: left out of the everyday run, `pytest -m "not slow"`')
     config.addinivalue_line('markers', 'feature(name): what a user would call that which this test shows, for the support matrix')
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 "The notebooks run, and the package and README are what they give"
 import filecmp, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,21 @@ root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root) for o in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 command = lambda name: str(Path(sys.executable).parent/name)
 
+_settings = ConfigParser(delimiters=['='], interpolation=None)
+_settings.read(root/'settings.ini', encoding='utf-8')
+settings = _settings['DEFAULT']
+
+@cache
+def tracked():
+    "The files that git tracks, or would track"
+    files = subprocess.run(['git','ls-files','-z','-co','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
+    return [Path(o) for o in sorted(set(files.split('\0'))) if o and (root/o).is_file()]
+
 def tracked_copy(to):
-    "What git tracks, or would track, copied to the folder `to`"
-    files = subprocess.run(['git','ls-files','-z','--cached','--others','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
-    for f in filter(None, files.split('\0')):
-        if (root/f).is_file():
-            (to/f).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root/f, to/f)
+    "They, copied to the folder `to`"
+    for f in tracked():
+        (to/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root/f, to/f)
     return to
 
 @pytest.mark.parametrize('nb', notebooks, ids=str)
@@ -45,10 +54,8 @@ def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
     assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', (root/nb).read_text())
 
 def test_version_stands_once():
-    cfg = ConfigParser(delimiters=['='], interpolation=None)
-    cfg.read(root/'settings.ini')
     from importlib.metadata import version
     import adamod_fastai
-    assert adamod_fastai.__version__ == version('adamod_fastai') == cfg['DEFAULT']['version']
-    others = [o for o in (*root.glob('*.py'), *root.glob('adamod_fastai/*.py'), root/'pyproject.toml') if cfg['DEFAULT']['version'] in o.read_text()]
+    assert adamod_fastai.__version__ == version('adamod_fastai') == settings['version']
+    others = [o for o in (*root.glob('*.py'), *root.glob('adamod_fastai/*.py'), root/'pyproject.toml') if settings['version'] in o.read_text()]
     assert others == []
