@@ -17,7 +17,8 @@ add_module_names = False
 toc_object_entries = False
 
 html_theme = 'furo'
-html_static_path = ['static', str(distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js'))]
+mathjax = distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js')
+html_static_path = ['static', str(mathjax)]
 html_css_files = ['site.css']
 mathjax_path = 'tex-svg-full.js'
 mathjax3_config = {'options': {'enableMenu': False}}

@@ -52,8 +52,8 @@ def test_it_installs_and_imports(dist, kind, tmp_path):
     scripts = tmp_path/'venv'/Path(sys.executable).parent.name
     here = run(scripts/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip()
     (Path(here)/'required.pth').write_text(sysconfig.get_path('purelib'))
-    run(sys.executable, '-m', 'pip', '--python', scripts/'python', 'install', '--no-deps', '--no-index', '--no-build-isolation', '--ignore-installed',
-        only(dist, f'*.{kind}'))
+    run(sys.executable, '-m', 'pip', '--python', scripts/'python', 'install', '--no-deps', '--no-index', '--no-build-isolation',
+        '--ignore-installed', only(dist, f'*.{kind}'))
     lib = settings['lib_name']
     out = run(scripts/'python', '-c', f'import {lib}.all as m; print(m.__file__, m.AdaMod.__name__)', cwd=tmp_path)
     assert out.split() == [str(Path(here)/lib/'all.py'), 'AdaMod']

@@ -22,7 +22,8 @@ def learner(opt_func, rank=None, wrap=None):
     learn = quiet(ordered_learner(opt_func, BS, n=160, device='cpu', cbs=[MemoryLength(), ClippedFraction()]))
     if rank is None: return learn
     train,valid = (o.dataset for o in learn.dls)
-    learn.dls = DataLoaders.from_dsets(Tensors(*(half_rows(o, rank) for o in train.tensors)), valid, bs=BS//WORLD, shuffle=False, num_workers=0, device='cpu')
+    train = Tensors(*(half_rows(o, rank) for o in train.tensors))
+    learn.dls = DataLoaders.from_dsets(train, valid, bs=BS//WORLD, shuffle=False, num_workers=0, device='cpu')
     learn.model = wrap(learn.model)
     return learn
 
@@ -50,7 +51,8 @@ def fsdp(case, rank):
     learn = gradients(learner(make_opt_func(case), rank, shard))
     state = [(s['lr_avg'],s['grad_avg']) for _,_,s,_ in learn.opt.all_params()]
     return dict(params=[p.full_tensor().detach() for p in learn.model.parameters()], memory=[s.full_tensor() for s,_ in state],
-                kept=sum(t.to_local().numel() for o in state for t in o), total=sum(t.numel() for o in state for t in o), steps=steps(learn))
+                kept=sum(t.to_local().numel() for o in state for t in o), total=sum(t.numel() for o in state for t in o),
+                steps=steps(learn))
 
 def work(rank, path):
     torch.set_num_threads(1)

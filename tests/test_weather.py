@@ -99,8 +99,8 @@ def test_huge_gradients(opt_func):
     grad = torch.tensor([0.1,1e30,0.1])
     p,without,adams,wide = torch.ones(3),torch.ones(3),torch.ones(3),torch.ones(3, dtype=torch.float64)
     ref = reference(opt_func, 1., beta3=0.9)
-    opts = [f([o], lr=0.1, wd=0.) for f,o in ((partial(opt_func, len_memory=10), p), (partial(opt_func, len_memory=10), without), (Adam,adams),
-                                              (partial(opt_func, len_memory=10), wide))]
+    short = partial(opt_func, len_memory=10)
+    opts = [f([o], lr=0.1, wd=0.) for f,o in ((short,p), (short,without), (Adam,adams), (short,wide))]
     for i in range(30):
         step(opts[0], p, grad if i == 5 else 0.1)
         step(opts[1], without, 0.1)
