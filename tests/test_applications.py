@@ -19,6 +19,8 @@ from fastai.vision.all import ImageDataLoaders, accuracy, norm_types, params, re
 from adamod_fastai.all import MemoryLength
 from learners import quiet, same, values
 
+pytestmark = pytest.mark.slow
+
 class NoGradient(Callback):
     "Three steps with gradients of zero: only the weight decay is left, and it shows each parameter's `lr` and `wd`"
     order = 100

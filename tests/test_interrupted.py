@@ -56,6 +56,7 @@ def killed(tmp_path_factory):
     assert [o.exitcode for o in todo] == [-signal.SIGKILL]*len(todo)
     return res
 
+@pytest.mark.slow
 @pytest.mark.feature('resume after SIGKILL, to the bit')
 def test_resumed_run_ends_where_the_uninterrupted_one_does(opt_func, killed, request, tmp_path):
     case = request.node.callspec.params['opt_func']

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from nbdev.config import nbpath2html
 
+pytestmark = pytest.mark.slow
+
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb'))
 notebooks = [o for o in notebooks if not any(p[0] in '._' for p in o.parts)]

@@ -204,6 +204,7 @@ def compiled():
     model.zero_grad()
     return res,{k: v.clone() for k,v in model.state_dict().items()}
 
+@pytest.mark.slow
 @pytest.mark.feature('torch.compile')
 def test_compiled_model(opt_func, compiled):
     res = []
