@@ -17,6 +17,8 @@ add_module_names = False
 toc_object_entries = False
 
 html_theme = 'furo'
+html_theme_options = {'footer_icons': [{'name': 'Repository', 'url': o.split(', ')[1], 'html': 'Repository', 'class': ''}
+                                       for o in distribution(project).metadata.get_all('Project-URL', []) if o.startswith('Repository')]}
 mathjax = distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js')
 html_static_path = ['static', str(mathjax)]
 html_css_files = ['site.css']
