@@ -24,7 +24,7 @@ def pythons():
 
 setup(
     name=lib, version=version, description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
-    license_expression=cfg['license'], license_files=['LICENSE'], packages=[lib], package_data={lib: ['py.typed']},
+    license_expression=cfg['license'], license_files=['LICENSE'], packages=[lib],
     python_requires=f">={cfg['min_python']}",
     project_urls={'Repository': url, 'Documentation': f'https://{owner}.github.io/{repo}/', 'Issues': f'{url}/issues',
                   'Changelog': f'{url}/blob/main/CHANGELOG.md'},
