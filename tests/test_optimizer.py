@@ -31,7 +31,8 @@ def kwargs_of(opt_func, version, **kwargs): return dict(kwargs, **({} if version
 # --- against the equations
 
 @pytest.mark.parametrize('decouple_wd', [True,False])
-@pytest.mark.parametrize('opt_func,version,paper,follow_lr', [(*o,True,False) for o in OPTS] + [(*o,p,f) for o in OPTS if o[0] is not DiffGrad for p,f in ((False,False),(True,True),(False,True))], ids=ids)
+@pytest.mark.parametrize('opt_func,version,paper,follow_lr', [(*o,True,False) for o in OPTS] + [
+    (*o,p,f) for o in OPTS if o[0] is not DiffGrad for p,f in ((False,False),(True,True),(False,True))], ids=ids)
 def test_follows_the_equations(opt_func, version, paper, follow_lr, decouple_wd):
     n,mem = 400,{} if opt_func is DiffGrad else dict(len_memory=50)
     grads = spread_grads(n)
@@ -197,7 +198,8 @@ def test_default_memory(opt_func, n):
     assert opt_func([torch.ones(1)], lr=0.1, len_memory=2.5).hypers[0]['beta3'] == pytest.approx(0.6, abs=1e-12)
 
 BAD = [dict(len_memory=0.99), dict(len_memory=-3), dict(len_memory=math.nan), dict(len_memory=math.inf), dict(len_memory='many'),
-       dict(beta3=1.), dict(beta3=-1e-3), dict(beta3=math.nan), dict(beta3='x'), dict(mom=1.), dict(sqr_mom=-0.1), dict(eps=-1e-8), dict(lr=-1.), dict(lr=math.nan)]
+       dict(beta3=1.), dict(beta3=-1e-3), dict(beta3=math.nan), dict(beta3='x'), dict(mom=1.), dict(sqr_mom=-0.1), dict(eps=-1e-8),
+       dict(lr=-1.), dict(lr=math.nan)]
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=ids)
 @pytest.mark.parametrize('bad', BAD, ids=str)
@@ -234,7 +236,8 @@ def test_beta3_can_be_scheduled_and_set_per_group():
     seen = []
     class Record(Callback):
         def after_step(self): seen.append([h['beta3'] for h in self.opt.hypers])
-    learn = cancer_learner(AdaMod, cbs=[ParamScheduler({'beta3': lambda pct: [SchedLin(0.9, 0.99)(pct), SchedLin(0.5, 0.6)(pct)]}), Record()])
+    beta3 = lambda pct: [SchedLin(0.9, 0.99)(pct), SchedLin(0.5, 0.6)(pct)]
+    learn = cancer_learner(AdaMod, cbs=[ParamScheduler({'beta3': beta3}), Record()])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     seen = np.array(seen)
     want = np.linspace(0, 1, len(seen), endpoint=False)
@@ -288,7 +291,8 @@ def test_diffmod_never_steps_further_than_adamod(shape, dtype, lr, mom, sqr_mom,
 @given(lr=rates, mom=betas, sqr_mom=betas, beta3=betas, seed=st.integers(0,1000), scale=st.floats(1e-6,1e6), paper=st.booleans())
 def test_scaling_the_gradients_changes_nothing(lr, mom, sqr_mom, beta3, seed, scale, paper):
     kwargs = dict(lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, eps=0., paper=paper)
-    for (_,a,_),(_,b,_) in zip(drive(AdaMod, (5,), torch.float64, 8, seed, **kwargs), drive(AdaMod, (5,), torch.float64, 8, seed, scale=scale, **kwargs)):
+    plain,scaled = (drive(AdaMod, (5,), torch.float64, 8, seed, scale=o, **kwargs) for o in (1.,scale))
+    for (_,a,_),(_,b,_) in zip(plain, scaled):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
@@ -302,7 +306,8 @@ def test_parameters_without_a_gradient_stay(opt_func):
 
 # --- in a Learner
 
-@pytest.mark.parametrize('opt_func', [partial(AdaMod, len_memory=20),partial(DiffMod, len_memory=20),DiffGrad,DeepMemory], ids=lambda o: getattr(o, 'func', o).__name__)
+@pytest.mark.parametrize('opt_func', [partial(AdaMod, len_memory=20),partial(DiffMod, len_memory=20),DiffGrad,DeepMemory],
+                         ids=lambda o: getattr(o, 'func', o).__name__)
 def test_trains_a_learner(opt_func):
     learn = cancer_learner(opt_func)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 0.02)
