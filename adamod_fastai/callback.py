@@ -18,7 +18,7 @@ from fastai.basics import Callback, ValueMetric, average_grad, get_model, moment
 from fastai.callback.schedule import ParamScheduler
 
 from .core import _after_switch, _base, _lend
-from .memory import _has_memory, _no_memory_error, _opt_name, _pct, n_steps
+from .memory import _pct, _wrong_opt, n_steps
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
 # %% auto #0
@@ -29,7 +29,7 @@ class StepMeasure(Callback):
     "Base of the callbacks that call their `measure` after every `every`-th optimizer step of a fit"
     remove_on_fetch,needs = True,()  # `needs` names the state without which a parameter is left out
     def __init__(self,
-        every:int=1 # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
         if not (isinstance(every, int) and every >= 1): raise ValueError(f'Invalid every: {every!r}, it must be a whole number of steps, at least 1')
         self.every = every
@@ -86,7 +86,7 @@ class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
     order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
     def __init__(self,
-        every:int=1 # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
         super().__init__(every)
         self.metric = ValueMetric(self._epoch_mean, 'clipped')
@@ -97,17 +97,22 @@ class ClippedFraction(StepMeasure):
         self._measures,self._pending,self._epoch_start,self._rows = [],[],0,None
 
     def _show(self, show):
-        mets = [o for o in self.learn.metrics if o is not self.metric]
+        mets = [o for o in self.learn.metrics if o.name!='clipped']  # another's too: one column is enough
         self.learn.metrics = mets + [self.metric] if show else mets
 
+    @property
+    def clips(self):
+        "Does the optimizer clip its rates?"
+        return clip_rate in getattr(_base(self.opt), 'cbs', ())
+
     def check(self):
-        "Raise an error if the optimizer has no memory"
-        if not _has_memory(self.opt): raise _no_memory_error(self)
+        "Raise an error if the optimizer does not clip its rates"
+        if not self.clips: raise _wrong_opt(self, 'that clips its rates (AdaMod, DiffMod)')
 
     def before_fit(self):
         "Add the column"
         super().before_fit()
-        self._show(self.applies and _has_memory(self.opt))
+        self._show(self.applies and self.clips)
 
     def before_train(self):
         "At the first epoch of a fit, start anew and say if the fit is too short for the memory"
@@ -129,15 +134,20 @@ class ClippedFraction(StepMeasure):
 
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
-        counts = [(s['lr_avg'] < adaptive_rate(p, **{**s,**h})['rate']).sum() for p,_,s,h in todo]
+        counts = [self._count(adaptive_rate(p, **{**s,**h})['rate'], s['lr_avg']) for p,_,s,h in todo]
         rows = [(self._layer_of.get(p, -1),p.numel()) for p,*_ in todo]
         if rows != self._rows: self._rows,self._row_arrays = rows,np.array(rows).T
         self._pending.append((*self._row_arrays, torch.stack(counts)))
 
+    @staticmethod
+    def _count(rate, lr_avg):
+        "How many of `rate` are above `lr_avg`, NaN if one of them is"
+        return torch.where((rate+lr_avg).isnan().any(), torch.nan, (lr_avg < rate).sum())
+
     def _flush(self):
         "Fetch what has been counted from the device: (layers, elements, clipped), one row per parameter"
         if self._pending:
-            counts = torch.cat([o[2] for o in self._pending]).cpu().numpy()
+            counts = torch.cat([o[2] for o in self._pending]).cpu().numpy().astype(float)
             splits = np.cumsum([len(o[0]) for o in self._pending])[:-1]
             self._measures += [(l,n,c) for (l,n,_),c in zip(self._pending, np.split(counts, splits))]
             self._pending = []
@@ -157,9 +167,9 @@ class ClippedFraction(StepMeasure):
 
     def _warn_if_short(self):
         n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
-        if n < memory:
+        if n is not None and n < memory:
             warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: most rates stay clipped to the end. '
-                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or train with the callback MemoryLength().', stacklevel=2)
+                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or neither beta3 nor len_memory: the memory then fits the run.', stacklevel=2)
 
     @property
     def fractions(self):
@@ -225,7 +235,7 @@ class RateHistogram(StepMeasure):
     "Keep a histogram of the rates of all elements at each step"
     needs = 'sqr_avg','step'
     def __init__(self,
-        every:int=1, # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10, # Measure at every `every`-th optimizer step, 1 or more
         lo:float=-8, # log10 of the smallest rate that is told apart
         hi:float=4, # log10 of the largest, above `lo`
         bins:int=120 # Number of bins between them
@@ -243,17 +253,17 @@ class RateHistogram(StepMeasure):
     def check(self):
         "Raise an error if the optimizer is not of Adam's family"
         if not all({'eps','sqr_mom'} <= set(h) for h in self.opt.hypers):
-            raise ValueError(f"RateHistogram needs an optimizer of Adam's family, the opt_func here is {_opt_name(self)}")
+            raise _wrong_opt(self, "of Adam's family")
 
     def measure(self, todo):
         "Add the histogram of the rates of the parameters in `todo`"
         cbs = getattr(self.opt, 'cbs', ())
         logs = torch.cat([used_rate(p, s, h, cbs).flatten().float() for p,_,s,h in todo]).log10_().clamp_(self.lo, self.hi)
-        self._hists.append(torch.histc(logs, self.bins, self.lo, self.hi)/logs.numel())
+        self._hists.append(torch.histc(logs, self.bins, self.lo, self.hi)/torch.where(logs.isnan().any(), torch.nan, logs.numel()))
 
     @property
     def histograms(self):
-        "The fraction of elements in each bin: an array of measured steps by `bins`"
+        "The fraction of elements in each bin: an array of measured steps by `bins`, NaN where a rate was"
         return torch.stack(self._hists).cpu().numpy() if self._hists else np.zeros((0, self.bins))
 
     def plot(self,
@@ -264,8 +274,8 @@ class RateHistogram(StepMeasure):
         hists = self.histograms
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
         img = ax.imshow(hists.T, origin='lower', aspect='auto', interpolation='nearest', cmap='magma_r',
-                        vmin=0, vmax=np.quantile(hists.max(1), 0.9), extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi))
-        seen = np.flatnonzero(hists.max(0))*(self.hi-self.lo)/self.bins + self.lo
+                        vmin=0, vmax=np.nanquantile(hists.max(1), 0.9), extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi))
+        seen = np.flatnonzero(np.nanmax(hists, 0))*(self.hi-self.lo)/self.bins + self.lo
         ax.set(xlabel='batch', ylabel='rate of an element', ylim=(seen.min()-0.3, seen.max()+0.3))
         ax.yaxis.set_major_locator(MultipleLocator(1))
         ax.yaxis.set_major_formatter(lambda y, _: f'$10^{{{y:.0f}}}$')
@@ -292,7 +302,7 @@ class SwitchToSGD(Callback):
     def before_train(self):
         "Raise an error if the optimizer is not made of step functions, or if `lr` does not suit it"
         base = _base(self.opt)
-        if not hasattr(base, 'cbs'): raise ValueError(f'SwitchToSGD needs a fastai Optimizer, the opt_func here is {_opt_name(self)}')
+        if not hasattr(base, 'cbs'): raise _wrong_opt(self, 'made of step functions (fastai\'s own are)')
         if self._lrs is None: self._lrs = self._check_lrs(base)
 
     def _check_lrs(self, opt):

@@ -35,15 +35,21 @@ def _check_hyper(k, v):
 
 _learners = 'lr','wd','mom'  # what a `Learner` and its schedules set, whether the step functions have a use for it or not
 
-def _check_name(k, names):
-    "Refuse a hyper `k` that no step function knows"
-    if k in names or k in _learners: return
-    like = get_close_matches(k, names, 1, 0.6)
-    raise ValueError(f"Invalid hyper: {k!r}, " + (f'did you mean {like[0]!r}?' if like else f"it must be one of {', '.join(sorted(names))}"))
-
 def _plain(v):
     "A number as Python has it: schedules make NumPy's of them"
     return v.item() if getattr(v, 'ndim', None)==0 and hasattr(v, 'item') else v
+
+class _Hypers(dict):
+    "The hypers of one group: checked, and kept as Python's numbers, whoever sets them"
+    def __setitem__(self, k, v):
+        if k not in self and k not in _learners:
+            like = get_close_matches(k, self, 1)
+            raise ValueError(f'Invalid hyper: {k!r}, ' + (f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'))
+        v = _plain(v)
+        _check_hyper(k, v)
+        super().__setitem__(k, v)
+        if k=='beta3' and 'fit_memory' in self: super().__setitem__('fit_memory', False)  # it is the user's from now on
+    def __reduce__(self): return _Hypers,(dict(self),)
 
 # %% ../nbs/00_core.ipynb #b4d1e399
 def _run(cbs, p, state, hyper):
@@ -73,18 +79,16 @@ class ModOptimizer(Optimizer):
         **defaults # Hyper parameters: a value for all groups
     ):
         super().__init__(_check_params(params), cbs, **defaults)
+        self.hypers = self.hypers.map(_Hypers)
         seen = set()
         self.param_lists = self.param_lists.map(lambda pg: L(p for p in pg if not (p in seen or seen.add(p))))
 
-    def set_hyper(self, k, v):
-        if hasattr(self, 'frozen_idx'): _check_name(k, self.hypers[0])  # fastai sets that last, when all hypers are there
-        super().set_hyper(k, [None]*len(self.param_lists) if v is None else _plain(v))
+    def set_hyper(self, k, v): super().set_hyper(k, [None]*len(self.param_lists) if v is None else _plain(v))
 
     def _set_hyper(self, k, v):
         v = [_plain(o) for o in v]
         for v_ in v: _check_hyper(k, v_)
         super()._set_hyper(k, v)
-        if k=='beta3': _mine(self)
 
     def _check_grads(self, todo):
         for i,(p,*_) in enumerate(todo):
@@ -125,43 +129,40 @@ def _base(opt):
     "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
     return opt.opt if isinstance(getattr(opt, 'opt', None), Optimizer) else opt
 
+def _own(opt):
+    "What was there before it was lent, by name, if nobody has set it meanwhile: of hypers a list of one value for each group"
+    return {k:own for k,(own,lent) in getattr(opt, '_lent', {}).items() if k=='cbs' or lent==[h[k] for h in opt.hypers]}
+
 def _lend(opt, **new):
     "Use `new` hypers, and `new` step functions if there are `cbs` among them, until `_give_back`"
-    lent = opt.__dict__.setdefault('_lent', {})
+    own,lent = _own(opt),opt.__dict__.setdefault('_lent', {})
     for k,v in new.items():
-        lent.setdefault(k, opt.cbs if k=='cbs' else [h[k] for h in opt.hypers])
-        if k=='cbs': opt.cbs = v
+        if k=='cbs':
+            lent[k] = own.get(k, opt.cbs),v
+            opt.cbs = v
         else:
-            for h,v_ in zip(opt.hypers, v if isinstance(v, list) else [v]*len(opt.hypers)): h[k] = v_
+            if not isinstance(v, list): v = [v]*len(opt.hypers)
+            lent[k] = own.get(k, [h[k] for h in opt.hypers]),v
+            for h,v_ in zip(opt.hypers, v): dict.__setitem__(h, k, v_)
 
 def _give_back(opt):
     "Put back what was lent, and drop the state of step functions that were only lent"
-    lent = opt.__dict__.pop('_lent', {})
-    if 'cbs' in lent:
-        opt.cbs = lent.pop('cbs')
+    own = _own(opt)
+    opt.__dict__.pop('_lent', None)
+    if 'cbs' in own:
+        opt.cbs = own.pop('cbs')
         for *_,state,_ in opt.all_params():
             if set(state)-set(opt._keep_on_clear) == _after_switch: del state['grad_avg']
-    for k,vs in lent.items():
-        for h,v in zip(opt.hypers, vs): h[k] = v
-
-def _mine(opt):
-    "`beta3` was set: it is not one that fits the run, nor one that is only lent"
-    lent = opt.__dict__.get('_lent', {})
-    lent.pop('beta3', None)
-    for i,h in enumerate(opt.hypers):
-        if 'fit_memory' in h: h['fit_memory'] = False
-        if 'follow_lr' in lent: h['follow_lr'] = lent['follow_lr'][i]
-    lent.pop('follow_lr', None)
+    for k,vs in own.items():
+        for h,v in zip(opt.hypers, vs): dict.__setitem__(h, k, v)
 
 # %% ../nbs/00_core.ipynb #8c8fcebc
 def _steps_state(opt):
     "The names that the step functions of `opt` keep in a state"
     p,state = torch.zeros(1),{}
     p.grad = torch.zeros(1)
-    _run(_own(opt, 'cbs', opt.cbs), p, state, opt.hypers[0])
+    _run(_own(opt).get('cbs', opt.cbs), p, state, opt.hypers[0])
     return set(state)
-
-def _own(opt, k, v): return opt.__dict__.get('_lent', {}).get(k, v)
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
 
@@ -190,7 +191,8 @@ _saver = {'saved_by': 'adamod_fastai'}
 @patch
 def state_dict(self:ModOptimizer):
     "The `state` of all parameters and the `hypers` of all groups, with one entry more that fastai's optimizers refuse"
-    hypers = [{k:_own(self, k, [v]*len(self.hypers))[i] for k,v in h.items()} for i,h in enumerate(self.hypers)]
+    own = {k:v for k,v in _own(self).items() if k!='cbs'}
+    hypers = [{**h, **{k:vs[i] for k,vs in own.items()}} for i,h in enumerate(self.hypers)]
     return {**Optimizer.state_dict(self), 'hypers': [*hypers, _saver]}
 
 @patch
@@ -202,10 +204,8 @@ def load_state_dict(self:ModOptimizer, sd:dict):
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)
     plain = lambda d: {k:v if isinstance(v, Tensor) else _plain(v) for k,v in d.items()}
-    lent = {k:[h[k] for h in self.hypers] for k in self.__dict__.get('_lent', {}) if k!='cbs'}
-    self.hypers = L(plain(h) for h in hypers)
-    for k,vs in lent.items():  # what is lent to a fit stays so, what comes back after it is what was loaded
-        self._lent[k] = [h[k] for h in self.hypers]
-        for h,v in zip(self.hypers, vs): h[k] = v
+    lent = {k:self._lent.pop(k)[1] for k in _own(self) if k!='cbs'}
+    self.hypers = L(_Hypers(plain(h)) for h in hypers)
+    _lend(self, **lent)  # what a fit has borrowed stays so: what comes back at its end is what was loaded
     self.state.clear()
     for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = plain(s)

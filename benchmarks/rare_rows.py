@@ -1,6 +1,7 @@
 """What the memory does to embedding rows that are seldom seen: `python benchmarks/rare_rows.py [FILE]`
 
-Trains a tabular and a text model with Adam, with AdaMod as the paper has it, and with `skip_zeros=True`; six learning rates, two seeds, a memory of a tenth of the run or of 1000 batches. Writes a row for each run.
+Trains a tabular and a text model with Adam, with AdaMod as the paper has it, and with `skip_zeros=True`; six learning rates,
+two seeds, a memory of a tenth of the run or of 1000 batches. Writes a row for each run.
 """
 import re, sys, warnings
 from functools import partial
@@ -26,8 +27,8 @@ def patterns():
     x,y = load_digits(return_X_y=True)
     rows = (x//6).astype(int).reshape(-1,8,8)
     df = pd.DataFrame({f'row{i}': [''.join(map(str, o)) for o in rows[:,i]] for i in range(8)}).assign(digit=y)
-    return df, TabularDataLoaders.from_df(df, cat_names=[f'row{i}' for i in range(8)], y_names='digit', y_block=CategoryBlock(), procs=[Categorify],
-                                          valid_idx=list(range(1400,1797)), bs=64, num_workers=0)
+    return df, TabularDataLoaders.from_df(df, cat_names=[f'row{i}' for i in range(8)], y_names='digit', y_block=CategoryBlock(),
+                                          procs=[Categorify], valid_idx=list(range(1400,1797)), bs=64, num_workers=0)
 
 def tabular(opt_func, df, dls):
     return tabular_learner(dls, layers=[64], opt_func=opt_func, metrics=accuracy)
@@ -63,7 +64,9 @@ def main(file):
     for task,make,(data,dls) in ('tabular',tabular,patterns()),('text',text,passages()):
         n = EPOCHS*len((dls[0] if task == 'text' else dls).train)
         opts = {('Adam',''): Adam}
-        for k in n//10,1000: opts.update({('AdaMod',k): partial(AdaMod, len_memory=k), ('AdaMod skip_zeros',k): partial(AdaMod, len_memory=k, skip_zeros=True)})
+        for k in n//10,1000:
+            opts['AdaMod',k] = partial(AdaMod, len_memory=k)
+            opts['AdaMod skip_zeros',k] = partial(AdaMod, len_memory=k, skip_zeros=True)
         for (opt,memory),opt_func in opts.items():
             for lr in LRS:
                 for seed in SEEDS:
@@ -72,8 +75,8 @@ def main(file):
                     learn.logger = noop
                     learn.remove_cb(learn.progress)
                     learn.fit(EPOCHS, lr)
-                    train_loss,loss,acc = learn.recorder.values[-1]
-                    res.append(dict(task=task, optimizer=opt, memory=memory, lr=lr, seed=seed, batches=n, train_loss=train_loss, valid_loss=loss, accuracy=acc))
+                    res.append(dict(task=task, optimizer=opt, memory=memory, lr=lr, seed=seed, batches=n,
+                                    **dict(zip(('train_loss','valid_loss','accuracy'), learn.recorder.values[-1]))))
                 print(*res[-1].values(), flush=True)
     pd.DataFrame(res).round(4).to_csv(file, index=False, lineterminator='\n')
 

@@ -134,13 +134,15 @@ def cpu_name():
     except (OSError, StopIteration): return platform.processor()
 
 def machine(device):
-    res = dict(device=device, cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(), torch=torch.__version__, python=platform.python_version())
+    res = dict(device=device, cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(),
+               torch=torch.__version__, python=platform.python_version())
     return dict(res, gpu=torch.cuda.get_device_name()) if device=='cuda' else res
 
 def table(rows, col, head, fmt='{:.2f}'):
     shapes = list(dict.fromkeys(o['shape'] for o in rows))
     print(f'\n{head}\n' + ' '*26 + ''.join(f'{s:>16}' for s in shapes))
-    for k in OPTS: print(f'{k:26}' + ''.join(f'{fmt.format(next(o[col] for o in rows if (o["shape"],o["optimizer"])==(s,k))):>16}' for s in shapes))
+    found = {(o['shape'],o['optimizer']): fmt.format(o[col]) for o in rows}
+    for k in OPTS: print(f'{k:26}' + ''.join(f'{found[s,k]:>16}' for s in shapes))
     if col=='ratio':
         for k,v in FLOORS.items(): print(f'{k+" floor":26}' + f'{v:>16.2f}'*len(shapes))
 

@@ -45,7 +45,8 @@ class ApiEntry(nbdev.showdoc.BasicMarkdownRenderer):
 
     def _repr_markdown_(self):
         what = 'property' if self.is_property else 'class' if inspect.isclass(self.sym) else 'method' if '.' in self.nm else 'function'
-        params = [p.replace(annotation=p.empty, default=Named(p.default) if hasattr(p.default, '__name__') and p.default is not p.empty else p.default)
+        def default(o): return Named(o) if hasattr(o, '__name__') and o is not inspect.Parameter.empty else o
+        params = [p.replace(annotation=p.empty, default=default(p.default))
                   for p in (self.sig.parameters if self.sig else {}).values() if p.name!='self']
         signature = '' if self.is_property else inspect.Signature(params)
         mod,page = names.get(self.nm, ('',''))

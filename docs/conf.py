@@ -17,7 +17,10 @@ add_module_names = False
 toc_object_entries = False
 
 html_theme = 'furo'
-html_static_path = ['static', str(distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js'))]
+html_theme_options = {'footer_icons': [{'name': 'Repository', 'url': o.split(', ')[1], 'html': 'Repository', 'class': ''}
+                                       for o in distribution(project).metadata.get_all('Project-URL', []) if o.startswith('Repository')]}
+mathjax = distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js')
+html_static_path = ['static', str(mathjax)]
 html_css_files = ['site.css']
 mathjax_path = 'tex-svg-full.js'
 mathjax3_config = {'options': {'enableMenu': False}}

@@ -12,7 +12,8 @@ def execute(path):
     "Run the notebook at `path` in its own folder, save it with its outputs and without what differs from machine to machine"
     os.environ['PYTHONWARNINGS'] = 'ignore::FutureWarning,ignore::DeprecationWarning'
     nb = nbformat.read(path, as_version=4)
-    NotebookClient(nb, timeout=900, kernel_name='python3', coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
+    where = {'metadata': {'path': str(path.parent)}}
+    NotebookClient(nb, timeout=900, kernel_name='python3', coalesce_streams=True, resources=where).execute()
     nbformat.write(nb, path)
     nbdev_clean.__wrapped__(str(path))
 

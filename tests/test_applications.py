@@ -19,6 +19,8 @@ from fastai.vision.all import ImageDataLoaders, accuracy, norm_types, params, re
 from adamod_fastai.all import MemoryLength
 from learners import quiet, same, values
 
+pytestmark = pytest.mark.slow
+
 class NoGradient(Callback):
     "Three steps with gradients of zero: only the weight decay is left, and it shows each parameter's `lr` and `wd`"
     order = 100
@@ -92,7 +94,8 @@ def cells():
     for o in cats: df[o] = pd.qcut(df[o], 10, labels=False).astype(str)
     df['benign'] = data.target
     set_seed(0)
-    return TabularDataLoaders.from_df(df, cat_names=cats, y_names='benign', y_block=CategoryBlock(), procs=[Categorify,FillMissing,Normalize],
+    procs = [Categorify,FillMissing,Normalize]
+    return TabularDataLoaders.from_df(df, cat_names=cats, y_names='benign', y_block=CategoryBlock(), procs=procs,
                                       valid_idx=list(range(400,569)), bs=32, num_workers=0)
 
 @pytest.mark.feature('tabular_learner: embeddings')
@@ -122,15 +125,15 @@ def manual():
         rows += [dict(text=' '.join(text[i:i+60]), topic=o, is_valid=(i//60)%4 == 3) for i in range(0, len(text)-59, 60)]
     return pd.DataFrame(rows)
 
-@pytest.fixture(scope='module')
-def lm_dls(manual):
+def text_dls(manual, **kwargs):
     set_seed(0)
-    return TextDataLoaders.from_df(manual, text_col='text', is_lm=True, valid_col='is_valid', tok_tfm=Words(), seq_len=24, bs=16, num_workers=0)
+    return TextDataLoaders.from_df(manual, text_col='text', valid_col='is_valid', tok_tfm=Words(), bs=16, num_workers=0, **kwargs)
 
 @pytest.fixture(scope='module')
-def topic_dls(manual, lm_dls):
-    set_seed(0)
-    return TextDataLoaders.from_df(manual, text_col='text', label_col='topic', valid_col='is_valid', tok_tfm=Words(), text_vocab=lm_dls.vocab, bs=16, num_workers=0)
+def lm_dls(manual): return text_dls(manual, is_lm=True, seq_len=24)
+
+@pytest.fixture(scope='module')
+def topic_dls(manual, lm_dls): return text_dls(manual, label_col='topic', text_vocab=lm_dls.vocab)
 
 def unigram_loss(dls):
     "The loss of knowing only how often each word occurs"
@@ -151,7 +154,8 @@ def test_text(opt_func, lm_dls, topic_dls, tmp_path):
     learn.save_encoder('encoder')
 
     set_seed(0)
-    learn = quiet(text_classifier_learner(topic_dls, AWD_LSTM, config={**awd_lstm_clas_config, **small}, drop_mult=0.05, metrics=accuracy, **kwargs))
+    config = {**awd_lstm_clas_config, **small}
+    learn = quiet(text_classifier_learner(topic_dls, AWD_LSTM, config=config, drop_mult=0.05, metrics=accuracy, **kwargs))
     learn.load_encoder('encoder')
     groups = lambda: [[p.detach().clone() for p in o] for o in learn.opt.param_lists]
     learn.create_opt()

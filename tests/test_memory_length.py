@@ -25,7 +25,8 @@ def learner(*cbs, opt_func=AdaMod):
 def lengths(learn): return [sorted({round(1/(1-b), 6) for step in fit for b in step}) for fit in learn.record.fits if fit]
 def before_and_after(learn): return [h['beta3'] for h in learn.opt.hypers] == [0.9,0.95]
 
-@pytest.mark.parametrize('kwargs,want', [({},15), (dict(pct=0.5),50), (dict(pct=3.),300), (dict(epochs=1),25), (dict(epochs=0.5),12.5), (dict(pct=1e-9),1)], ids=str)
+@pytest.mark.parametrize('kwargs,want', [({},15), (dict(pct=0.5),50), (dict(pct=3.),300), (dict(epochs=1),25), (dict(epochs=0.5),12.5),
+                                         (dict(pct=1e-9),1)], ids=str)
 def test_length_of_a_fit(kwargs, want):
     learn = learner(MemoryLength(**kwargs))
     learn.fit(4, 0.01)
@@ -49,7 +50,8 @@ def test_sgdr_is_one_fit():
 def test_lr_find_counts_its_own_iterations_and_leaves_no_trace():
     learn = learner(MemoryLength(pct=0.5))
     learn.lr_find(num_it=20, show_plot=False)
-    assert lengths(learn) == [[10.]] and before_and_after(learn) and not any(learn.opt.state[p].get('step') for p in learn.model.parameters())
+    assert lengths(learn) == [[10.]] and before_and_after(learn)
+    assert not any(learn.opt.state[p].get('step') for p in learn.model.parameters())
 
 def test_given_back_after_an_interrupted_fit():
     class Stop(Callback):

@@ -1,4 +1,4 @@
-import copy, math
+import copy, math, pickle
 from functools import partial
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from hypothesis import given, settings, strategies as st
-from fastai.basics import Adam, Callback
+from fastai.basics import Adam, Callback, Lookahead
 from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
@@ -31,7 +31,8 @@ def kwargs_of(opt_func, version, **kwargs): return dict(kwargs, **({} if version
 # --- against the equations
 
 @pytest.mark.parametrize('decouple_wd', [True,False])
-@pytest.mark.parametrize('opt_func,version,paper,follow_lr', [(*o,True,False) for o in OPTS] + [(*o,p,f) for o in OPTS if o[0] is not DiffGrad for p,f in ((False,False),(True,True),(False,True))], ids=ids)
+@pytest.mark.parametrize('opt_func,version,paper,follow_lr', [(*o,True,False) for o in OPTS] + [
+    (*o,p,f) for o in OPTS if o[0] is not DiffGrad for p,f in ((False,False),(True,True),(False,True))], ids=ids)
 def test_follows_the_equations(opt_func, version, paper, follow_lr, decouple_wd):
     n,mem = 400,{} if opt_func is DiffGrad else dict(len_memory=50)
     grads = spread_grads(n)
@@ -197,7 +198,8 @@ def test_default_memory(opt_func, n):
     assert opt_func([torch.ones(1)], lr=0.1, len_memory=2.5).hypers[0]['beta3'] == pytest.approx(0.6, abs=1e-12)
 
 BAD = [dict(len_memory=0.99), dict(len_memory=-3), dict(len_memory=math.nan), dict(len_memory=math.inf), dict(len_memory='many'),
-       dict(beta3=1.), dict(beta3=-1e-3), dict(beta3=math.nan), dict(beta3='x'), dict(mom=1.), dict(sqr_mom=-0.1), dict(eps=-1e-8), dict(lr=-1.), dict(lr=math.nan)]
+       dict(beta3=1.), dict(beta3=-1e-3), dict(beta3=math.nan), dict(beta3='x'), dict(mom=1.), dict(sqr_mom=-0.1), dict(eps=-1e-8),
+       dict(lr=-1.), dict(lr=math.nan)]
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=ids)
 @pytest.mark.parametrize('bad', BAD, ids=str)
@@ -234,7 +236,8 @@ def test_beta3_can_be_scheduled_and_set_per_group():
     seen = []
     class Record(Callback):
         def after_step(self): seen.append([h['beta3'] for h in self.opt.hypers])
-    learn = cancer_learner(AdaMod, cbs=[ParamScheduler({'beta3': lambda pct: [SchedLin(0.9, 0.99)(pct), SchedLin(0.5, 0.6)(pct)]}), Record()])
+    beta3 = lambda pct: [SchedLin(0.9, 0.99)(pct), SchedLin(0.5, 0.6)(pct)]
+    learn = cancer_learner(AdaMod, cbs=[ParamScheduler({'beta3': beta3}), Record()])
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     seen = np.array(seen)
     want = np.linspace(0, 1, len(seen), endpoint=False)
@@ -288,7 +291,8 @@ def test_diffmod_never_steps_further_than_adamod(shape, dtype, lr, mom, sqr_mom,
 @given(lr=rates, mom=betas, sqr_mom=betas, beta3=betas, seed=st.integers(0,1000), scale=st.floats(1e-6,1e6), paper=st.booleans())
 def test_scaling_the_gradients_changes_nothing(lr, mom, sqr_mom, beta3, seed, scale, paper):
     kwargs = dict(lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=beta3, eps=0., paper=paper)
-    for (_,a,_),(_,b,_) in zip(drive(AdaMod, (5,), torch.float64, 8, seed, **kwargs), drive(AdaMod, (5,), torch.float64, 8, seed, scale=scale, **kwargs)):
+    plain,scaled = (drive(AdaMod, (5,), torch.float64, 8, seed, scale=o, **kwargs) for o in (1.,scale))
+    for (_,a,_),(_,b,_) in zip(plain, scaled):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
@@ -302,7 +306,8 @@ def test_parameters_without_a_gradient_stay(opt_func):
 
 # --- in a Learner
 
-@pytest.mark.parametrize('opt_func', [partial(AdaMod, len_memory=20),partial(DiffMod, len_memory=20),DiffGrad,DeepMemory], ids=lambda o: getattr(o, 'func', o).__name__)
+@pytest.mark.parametrize('opt_func', [partial(AdaMod, len_memory=20),partial(DiffMod, len_memory=20),DiffGrad,DeepMemory],
+                         ids=lambda o: getattr(o, 'func', o).__name__)
 def test_trains_a_learner(opt_func):
     learn = cancer_learner(opt_func)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 0.02)
@@ -326,3 +331,46 @@ def test_star_import_shadows_nothing_of_fastai():
         clash = {k for k in public & set(vars(theirs)) if getattr(theirs, k) is not getattr(ours, k)}
         assert not clash, f'fastai.{mod}: {clash}'
     assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','len2beta3','adaptive_rate'} <= public
+
+# --- refused before anything moves
+
+@pytest.mark.parametrize('fused', [False,True])
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_complex_parameters_are_refused(opt_func, fused):
+    ps = [torch.ones(2), torch.ones(2, dtype=torch.complex64)]
+    for p in ps: p.grad = torch.ones_like(p)
+    opt = opt_func(ps, lr=0.1, wd=0.1, fused=fused)
+    with pytest.raises(RuntimeError, match=r'parameter 1 of shape \(2,\) is torch.complex64'): opt.step()
+    assert all((p == 1).all() for p in ps) and not any(opt.state[p] for p in ps)
+
+@pytest.mark.parametrize('k,like', [('beta_3','beta3'),('len_memory',''),('betas','beta3'),('sqr_momentum','sqr_mom')])
+@pytest.mark.parametrize('wrap', [lambda o: o, Lookahead], ids=['AdaMod','Lookahead'])
+def test_an_unknown_hyper_is_refused(k, like, wrap):
+    opt = wrap(AdaMod([torch.ones(2)], lr=0.1))
+    before = copy.deepcopy(opt.hypers)
+    with pytest.raises(ValueError, match=f"hyper: '{k}'.*{like}"): opt.set_hyper(k, 0.9)
+    with pytest.raises(ValueError, match=f"hyper: '{k}'"): opt.hypers[0][k] = 0.9
+    assert opt.hypers == before
+
+def test_numbers_are_kept_as_pythons():
+    opt = AdaMod([[torch.ones(2)],[torch.ones(2)]], lr=0.1)
+    for v in np.float64(0.5),np.float32(0.5),torch.tensor(0.5),np.array(0.5),slice(np.float64(0.1),np.float64(0.5)): opt.set_hyper('lr', v)
+    opt.set_hyper('mom', np.linspace(0.5, 0.6, 2))
+    opt.hypers[1]['wd'] = np.float64(0.1)
+    assert {type(v) for h in opt.hypers for v in h.values()} <= {float,int,bool}
+    with pytest.raises(ValueError, match='Invalid mom: 2'): opt.hypers[0]['mom'] = 2
+
+@pytest.mark.parametrize('params,msg', [([],'at least one'),(iter(()),'at least one'),([{'params': [torch.ones(2)], 'lr': 0.1}],'dict'),('ab','str'),([1.],'float')], ids=str)
+def test_params_that_are_none(params, msg):
+    with pytest.raises(ValueError, match=f'Invalid params.*{msg}'): AdaMod(params, lr=0.1)
+
+def test_params_of_any_kind():
+    ps = [torch.ones(2),torch.zeros(3)]
+    for params,want in ((p for p in ps),[2]),(ps[0],[1]),(tuple(ps),[2]),([[ps[0]],[ps[1]]],[1,1]),(nn.Linear(2,3).parameters(),[2]):
+        assert [len(o) for o in AdaMod(params, lr=0.1).param_lists] == want
+
+def test_hypers_survive_copies():
+    opt = AdaMod([torch.ones(2)], lr=0.1)
+    for o in copy.deepcopy(opt),pickle.loads(pickle.dumps(opt)):
+        assert o.hypers == opt.hypers
+        with pytest.raises(ValueError): o.hypers[0]['lr'] = -1

@@ -1,23 +1,34 @@
 "The notebooks run, and the package and README are what they give"
 import filecmp, os, re, shutil, subprocess, sys
 from configparser import ConfigParser
+from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root) for o in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 command = lambda name: str(Path(sys.executable).parent/name)
 
+_settings = ConfigParser(delimiters=['='], interpolation=None)
+_settings.read(root/'settings.ini', encoding='utf-8')
+settings = _settings['DEFAULT']
+
+@cache
+def tracked():
+    "The files that git tracks, or would track"
+    files = subprocess.run(['git','ls-files','-z','-co','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
+    return [Path(o) for o in sorted(set(files.split('\0'))) if o and (root/o).is_file()]
+
 def tracked_copy(to):
-    "What git tracks, or would track, copied to the folder `to`"
-    files = subprocess.run(['git','ls-files','-z','--cached','--others','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
-    for f in filter(None, files.split('\0')):
-        if (root/f).is_file():
-            (to/f).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root/f, to/f)
+    "They, copied to the folder `to`"
+    for f in tracked():
+        (to/f).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(root/f, to/f)
     return to
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_runs(nb):
     env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
@@ -44,11 +55,30 @@ def test_readme_is_what_the_index_gives():
 def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
     assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', (root/nb).read_text())
 
+def test_no_line_is_too_long():
+    "What the site and an editor show of a line"
+    code = [o for o in tracked() if o.suffix == '.py' and o.name != '_modidx.py']     # nbdev's own index
+    assert [f'{o}:{i}' for o in code for i,l in enumerate((root/o).read_text(encoding='utf-8').splitlines(), 1) if len(l) > 140] == []
+
+def test_changes_are_dated():
+    "What is not released yet, then the versions, the newest first and the one that settings.ini has"
+    first,*rest = re.findall('(?m)^## (.*)', (root/'CHANGELOG.md').read_text(encoding='utf-8'))
+    versions,dates = zip(*(re.fullmatch(r'(\d+\.\d+\.\d+) \((\d{4}-\d\d-\d\d)\)', o).groups() for o in rest))
+    assert first == 'Unreleased' and versions[0] == settings['version']
+    for o in dates,[tuple(map(int, v.split('.'))) for v in versions]: assert list(o) == sorted(o, reverse=True)
+
+def test_workflows_do_what_a_person_does():
+    "Their commands are those of CONTRIBUTING.md and .ci/run; the tests run on the oldest and the newest Python"
+    flows = {o.stem: yaml.safe_load(o.read_text()) for o in root.glob('.github/workflows/*.yaml')}
+    steps = [o for flow in flows.values() for job in flow['jobs'].values() for o in job.get('steps', [])]
+    told = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    ran = {o['run'] for o in steps if 'run' in o and 'name' not in o}
+    assert {o for o in ran if o not in told} == {'bash .ci/run'} and {'python docs/build.py','python -m build'} <= ran
+    assert flows['test']['jobs']['all']['strategy']['matrix']['python'] == [settings['min_python'],settings['max_python']]
+
 def test_version_stands_once():
-    cfg = ConfigParser(delimiters=['='], interpolation=None)
-    cfg.read(root/'settings.ini')
     from importlib.metadata import version
     import adamod_fastai
-    assert adamod_fastai.__version__ == version('adamod_fastai') == cfg['DEFAULT']['version']
-    others = [o for o in (*root.glob('*.py'), *root.glob('adamod_fastai/*.py'), root/'pyproject.toml') if cfg['DEFAULT']['version'] in o.read_text()]
-    assert others == []
+    assert adamod_fastai.__version__ == version('adamod_fastai') == settings['version']
+    others = *root.glob('*.py'),*root.glob('adamod_fastai/*.py'),root/'pyproject.toml'
+    assert [o for o in others if settings['version'] in o.read_text()] == []

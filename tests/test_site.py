@@ -10,8 +10,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from nbdev.config import nbpath2html
 
+pytestmark = pytest.mark.slow
+
 root = Path(__file__).resolve().parent.parent
-notebooks = sorted(o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb') if not any(p[0] in '._' for p in o.relative_to(root/'nbs').parts))
+notebooks = sorted(o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb'))
+notebooks = [o for o in notebooks if not any(p[0] in '._' for p in o.parts)]
 defines_callback = any('class ClippedFraction' in (root/'nbs'/o).read_text(encoding='utf-8') for o in notebooks)
 
 
@@ -68,7 +71,8 @@ def test_pictures_have_alternative_text(pages):
 
 def test_nothing_from_outside(site, pages):
     assert [(p,u) for p,page in pages.items() for u in page.resources if not is_local(u) and not u.startswith('data:')] == []
-    css = [(o.name,u) for o in site.rglob('*.css') for u in re.findall(r'(?:url\(|@import\s+)["\']?([^"\')]+)', o.read_text(encoding='utf-8'))]
+    loads = re.compile(r'(?:url\(|@import\s+)["\']?([^"\')]+)')
+    css = [(o.name,u) for o in site.rglob('*.css') for u in loads.findall(o.read_text(encoding='utf-8'))]
     assert [(o,u) for o,u in css if not is_local(u) and not u.startswith('data:')] == []
 
 def test_names_lead_to_their_entry_and_entries_to_their_source(pages):

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from sklearn.datasets import load_digits
 from fastai.basics import DataLoaders, L, Learner, Lookahead, accuracy, load_learner, set_seed
-from fastai.callback.all import (Callback, CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, GradientClip, MixedPrecision,
-                                 ParamScheduler, SaveModelCallback, SchedLin)
+from fastai.callback.all import (Callback, CancelFitException, ChannelsLast, EarlyStoppingCallback, GradientAccumulation, GradientClip,
+                                 MixedPrecision, ParamScheduler, SaveModelCallback, SchedLin)
 
 from adamod_fastai.all import ClippedFraction, MemoryLength
 from learners import Tensors, cancer_learner, ordered_learner, quiet, same, state_of, steps, values
@@ -65,7 +65,8 @@ class SkippedSteps(Callback):
 
 @pytest.mark.feature('MixedPrecision: fp16, skipped steps')
 def test_a_step_skipped_on_overflow_changes_nothing(opt_func):
-    learn = quiet(cancer_learner(opt_func, cbs=[mixed(torch.float16, init_scale=2.**24), SkippedSteps(), MemoryLength(), ClippedFraction()]))
+    cbs = [mixed(torch.float16, init_scale=2.**24), SkippedSteps(), MemoryLength(), ClippedFraction(every=1)]
+    learn = quiet(cancer_learner(opt_func, cbs=cbs))
     learn.fit_one_cycle(3, 0.03)
     skipped,changed = np.array(learn.skipped_steps.steps).T
     assert len(skipped) == 75 and 3 < skipped.sum() < 30
@@ -84,9 +85,11 @@ def test_bfloat16(opt_func):
 
 # --- schedules
 
+def beta3(pct): return [SchedLin(0.5, 0.9)(pct), SchedLin(0.9, 0.6)(pct)]
+
 FITS = {'fit_one_cycle': lambda o: o.fit_one_cycle(2, slice(1e-3,3e-2)), 'fit_flat_cos': lambda o: o.fit_flat_cos(2, 0.03),
         'fit_sgdr': lambda o: o.fit_sgdr(2, 1, 0.03),
-        'ParamScheduler on beta3': lambda o: o.fit(2, 0.03, cbs=ParamScheduler({'beta3': lambda pct: [SchedLin(0.5, 0.9)(pct), SchedLin(0.9, 0.6)(pct)]}))}
+        'ParamScheduler on beta3': lambda o: o.fit(2, 0.03, cbs=ParamScheduler({'beta3': beta3}))}
 
 @pytest.mark.parametrize('fit', [pytest.param(v, marks=pytest.mark.feature(k), id=k) for k,v in FITS.items()])
 def test_follows_a_schedule(opt_func, fit):
@@ -119,7 +122,7 @@ def test_the_best_model_comes_back_with_its_state(opt_func, tmp_path):
 
 @pytest.mark.feature('Learner.export and load_learner')
 def test_export(opt_func, tmp_path):
-    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), path=tmp_path, cbs=[MemoryLength(), ClippedFraction()]))
+    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), path=tmp_path, cbs=[MemoryLength(), ClippedFraction(every=1)]))
     learn.fit(1, 0.01)
     before = state_of(learn.opt)
     learn.export('learner.pkl')
@@ -201,11 +204,12 @@ def compiled():
     model.zero_grad()
     return res,{k: v.clone() for k,v in model.state_dict().items()}
 
+@pytest.mark.slow
 @pytest.mark.feature('torch.compile')
 def test_compiled_model(opt_func, compiled):
     res = []
     for compile in False,True:
-        learn = quiet(ordered_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction()))
+        learn = quiet(ordered_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction(every=1)))
         learn.model.load_state_dict(compiled[1])
         if compile:
             compiled[0]._orig_mod.load_state_dict(compiled[1])
@@ -223,7 +227,7 @@ def test_tensorboard_sees_the_hypers_and_the_clipped_fraction(opt_func, tmp_path
     pytest.importorskip('tensorboard')
     from fastai.callback.tensorboard import TensorBoardCallback
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction()))
+    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction(every=1)))
     learn.fit(2, 0.01, cbs=TensorBoardCallback(log_dir=tmp_path, trace_model=False, log_preds=False))
     log = EventAccumulator(str(tmp_path)).Reload()
     seen = lambda k: [o.value for o in log.Scalars(k)]

@@ -45,7 +45,7 @@ def test_the_scaler_skips_what_is_not_finite(opt_func, value):
 
 @pytest.mark.feature('NaN without the scaler: TerminateOnNaNCallback')
 def test_terminate_on_nan(opt_func):
-    learn = quiet(cancer_learner(opt_func, cbs=[TerminateOnNaNCallback(), MemoryLength(), ClippedFraction()]))
+    learn = quiet(cancer_learner(opt_func, cbs=[TerminateOnNaNCallback(), MemoryLength(), ClippedFraction(every=1)]))
     learn.fit(1, 0.01, cbs=Poison(math.nan, [10]))
     assert learn.train_iter == 12 and steps(learn) == {12}      # the batch after it has the loss that is seen
     assert all(p.isnan().any() for p in learn.model.parameters())      # and by then it is everywhere: load a checkpoint
@@ -99,8 +99,8 @@ def test_huge_gradients(opt_func):
     grad = torch.tensor([0.1,1e30,0.1])
     p,without,adams,wide = torch.ones(3),torch.ones(3),torch.ones(3),torch.ones(3, dtype=torch.float64)
     ref = reference(opt_func, 1., beta3=0.9)
-    opts = [f([o], lr=0.1, wd=0.) for f,o in ((partial(opt_func, len_memory=10), p), (partial(opt_func, len_memory=10), without), (Adam,adams),
-                                              (partial(opt_func, len_memory=10), wide))]
+    short = partial(opt_func, len_memory=10)
+    opts = [f([o], lr=0.1, wd=0.) for f,o in ((short,p), (short,without), (Adam,adams), (short,wide))]
     for i in range(30):
         step(opts[0], p, grad if i == 5 else 0.1)
         step(opts[1], without, 0.1)
@@ -121,7 +121,7 @@ def test_empty_parameters(opt_func):
             super().__init__(*ls)
             self.none = nn.Parameter(torch.zeros(0,4))
         def forward(self, x): return super().forward(x)+self.none.sum()
-    learn = quiet(cancer_learner(opt_func, cbs=[MemoryLength(), ClippedFraction()], splitter=lambda m: list(m.parameters())))
+    learn = quiet(cancer_learner(opt_func, cbs=[MemoryLength(), ClippedFraction(every=1)], splitter=lambda m: list(m.parameters())))
     learn.model = Net(*learn.model)
     learn.fit_one_cycle(3, 0.03)
     assert steps(learn) == {75} and finite(learn.opt) and learn.opt.state[learn.model.none]['lr_avg'].shape == (0,4)
@@ -155,6 +155,7 @@ def test_frozen_and_thawed(opt_func):
             assert {learn.opt.state[p].get('step') for p in frozen} == {None if freeze == learn.freeze else 25}
     assert learn.validate()[1] > 0.9
 
+@pytest.mark.slow
 @pytest.mark.feature('10,000 parameters')
 def test_many_parameters(opt_func):
     many,one = [torch.ones(3) for _ in range(10_000)],torch.ones(30_000)
@@ -165,6 +166,7 @@ def test_many_parameters(opt_func):
         for o in opts: o.step()
     torch.testing.assert_close(torch.cat(many), one, rtol=1e-6, atol=1e-6)
 
+@pytest.mark.slow
 @pytest.mark.feature('one parameter of 100 million elements')
 def test_a_large_parameter(opt_func):
     n = 100_000_000
@@ -191,6 +193,7 @@ def small_net():
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(6,8), nn.Tanh(), nn.Linear(8,2))
 
+@pytest.mark.slow
 @pytest.mark.feature('model moved to another dtype')
 @pytest.mark.parametrize('to', [torch.bfloat16,torch.float16,torch.float64])
 @pytest.mark.parametrize('stepped', [0,10])
@@ -236,6 +239,7 @@ def test_state_follows_its_parameter(rule):
 
 def resident(): return int(Path('/proc/self/statm').read_text().split()[1])*4096
 
+@pytest.mark.slow
 @pytest.mark.feature('no memory growth over 2,000 steps')
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='reads /proc')
 def test_memory_does_not_grow(opt_func):
