@@ -61,6 +61,10 @@ class ModOptimizer(Optimizer):
         for v_ in v: _check_hyper(k, v_)
         super()._set_hyper(k, v)
 
+    def _step_hypers(self):
+        "The hypers of each group for this very step"
+        return self.hypers
+
     def _check_grads(self, todo):
         for i,(p,*_) in enumerate(todo):
             if p.grad.layout is not torch.strided:
