@@ -392,17 +392,6 @@ def test_steps_leave_no_garbage():
         assert gc.collect() == 0
     finally: gc.enable()
 
-def test_hypers_are_asked_for_once_a_step(monkeypatch):
-    opt,asked = stepped(shapes=((7,),)),[]
-    def hypers():
-        asked.append(1)
-        return [{**h, 'lr':0.} for h in opt.hypers]
-    monkeypatch.setattr(opt, '_step_hypers', hypers)
-    p = opt.param_lists[0][0]
-    before = p.detach().clone()
-    opt.step()
-    assert len(asked)==1 and torch.equal(p, before) and opt.hypers[0]['lr']==1e-2
-
 def test_torch_functions_and_operators():
     def odd(p, lr, avg=None, **kwargs):
         g = p.grad.data
