@@ -17,8 +17,8 @@ from torch import Tensor
 from fastai.basics import Callback, ValueMetric, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _after_switch
-from .memory import _has_memory, _no_memory_error, _opt_name, _pct, n_steps
+from .core import _after_switch, _base, _lend
+from .memory import _pct, _wrong_opt, n_steps
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
 # %% auto #0
@@ -29,7 +29,7 @@ class StepMeasure(Callback):
     "Base of the callbacks that call their `measure` after every `every`-th optimizer step of a fit"
     remove_on_fetch,needs = True,()  # `needs` names the state without which a parameter is left out
     def __init__(self,
-        every:int=1 # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
         if not (isinstance(every, int) and every >= 1): raise ValueError(f'Invalid every: {every!r}, it must be a whole number of steps, at least 1')
         self.every = every
@@ -86,7 +86,7 @@ class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
     order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
     def __init__(self,
-        every:int=1 # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
         super().__init__(every)
         self.metric = ValueMetric(self._epoch_mean, 'clipped')
@@ -97,17 +97,22 @@ class ClippedFraction(StepMeasure):
         self._measures,self._pending,self._epoch_start,self._rows = [],[],0,None
 
     def _show(self, show):
-        mets = [o for o in self.learn.metrics if o is not self.metric]
+        mets = [o for o in self.learn.metrics if o.name!='clipped']  # another's too: one column is enough
         self.learn.metrics = mets + [self.metric] if show else mets
 
+    @property
+    def clips(self):
+        "Does the optimizer clip its rates?"
+        return clip_rate in getattr(_base(self.opt), 'cbs', ())
+
     def check(self):
-        "Raise an error if the optimizer has no memory"
-        if not _has_memory(self.opt): raise _no_memory_error(self)
+        "Raise an error if the optimizer does not clip its rates"
+        if not self.clips: raise _wrong_opt(self, 'that clips its rates (AdaMod, DiffMod)')
 
     def before_fit(self):
         "Add the column"
         super().before_fit()
-        self._show(self.applies and _has_memory(self.opt))
+        self._show(self.applies and self.clips)
 
     def before_train(self):
         "At the first epoch of a fit, start anew and say if the fit is too short for the memory"
@@ -129,15 +134,20 @@ class ClippedFraction(StepMeasure):
 
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
-        counts = [(s['lr_avg'] < adaptive_rate(p, **{**s,**h})['rate']).sum() for p,_,s,h in todo]
+        counts = [self._count(adaptive_rate(p, **{**s,**h})['rate'], s['lr_avg']) for p,_,s,h in todo]
         rows = [(self._layer_of.get(p, -1),p.numel()) for p,*_ in todo]
         if rows != self._rows: self._rows,self._row_arrays = rows,np.array(rows).T
         self._pending.append((*self._row_arrays, torch.stack(counts)))
 
+    @staticmethod
+    def _count(rate, lr_avg):
+        "How many of `rate` are above `lr_avg`, NaN if one of them is"
+        return torch.where((rate+lr_avg).isnan().any(), torch.nan, (lr_avg < rate).sum())
+
     def _flush(self):
         "Fetch what has been counted from the device: (layers, elements, clipped), one row per parameter"
         if self._pending:
-            counts = torch.cat([o[2] for o in self._pending]).cpu().numpy()
+            counts = torch.cat([o[2] for o in self._pending]).cpu().numpy().astype(float)
             splits = np.cumsum([len(o[0]) for o in self._pending])[:-1]
             self._measures += [(l,n,c) for (l,n,_),c in zip(self._pending, np.split(counts, splits))]
             self._pending = []
@@ -157,9 +167,9 @@ class ClippedFraction(StepMeasure):
 
     def _warn_if_short(self):
         n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
-        if n < memory:
+        if n is not None and n < memory:
             warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: most rates stay clipped to the end. '
-                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or train with the callback MemoryLength().', stacklevel=2)
+                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or neither beta3 nor len_memory: the memory then fits the run.', stacklevel=2)
 
     @property
     def fractions(self):
@@ -225,7 +235,7 @@ class RateHistogram(StepMeasure):
     "Keep a histogram of the rates of all elements at each step"
     needs = 'sqr_avg','step'
     def __init__(self,
-        every:int=1, # Measure at every `every`-th optimizer step, 1 or more
+        every:int=10, # Measure at every `every`-th optimizer step, 1 or more
         lo:float=-8, # log10 of the smallest rate that is told apart
         hi:float=4, # log10 of the largest, above `lo`
         bins:int=120 # Number of bins between them
@@ -243,17 +253,17 @@ class RateHistogram(StepMeasure):
     def check(self):
         "Raise an error if the optimizer is not of Adam's family"
         if not all({'eps','sqr_mom'} <= set(h) for h in self.opt.hypers):
-            raise ValueError(f"RateHistogram needs an optimizer of Adam's family, the opt_func here is {_opt_name(self)}")
+            raise _wrong_opt(self, "of Adam's family")
 
     def measure(self, todo):
         "Add the histogram of the rates of the parameters in `todo`"
         cbs = getattr(self.opt, 'cbs', ())
         logs = torch.cat([used_rate(p, s, h, cbs).flatten().float() for p,_,s,h in todo]).log10_().clamp_(self.lo, self.hi)
-        self._hists.append(torch.histc(logs, self.bins, self.lo, self.hi)/logs.numel())
+        self._hists.append(torch.histc(logs, self.bins, self.lo, self.hi)/torch.where(logs.isnan().any(), torch.nan, logs.numel()))
 
     @property
     def histograms(self):
-        "The fraction of elements in each bin: an array of measured steps by `bins`"
+        "The fraction of elements in each bin: an array of measured steps by `bins`, NaN where a rate was"
         return torch.stack(self._hists).cpu().numpy() if self._hists else np.zeros((0, self.bins))
 
     def plot(self,
@@ -264,8 +274,8 @@ class RateHistogram(StepMeasure):
         hists = self.histograms
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
         img = ax.imshow(hists.T, origin='lower', aspect='auto', interpolation='nearest', cmap='magma_r',
-                        vmin=0, vmax=np.quantile(hists.max(1), 0.9), extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi))
-        seen = np.flatnonzero(hists.max(0))*(self.hi-self.lo)/self.bins + self.lo
+                        vmin=0, vmax=np.nanquantile(hists.max(1), 0.9), extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi))
+        seen = np.flatnonzero(np.nanmax(hists, 0))*(self.hi-self.lo)/self.bins + self.lo
         ax.set(xlabel='batch', ylabel='rate of an element', ylim=(seen.min()-0.3, seen.max()+0.3))
         ax.yaxis.set_major_locator(MultipleLocator(1))
         ax.yaxis.set_major_formatter(lambda y, _: f'$10^{{{y:.0f}}}$')
@@ -275,52 +285,55 @@ class RateHistogram(StepMeasure):
 # %% ../nbs/04_callback.ipynb #a625998c
 class SwitchToSGD(Callback):
     "Train with SGD and momentum from `pct` of the fit on"
-    order = ParamScheduler.order+5  # after the schedule has set its rates, and after `SaveModelCallback` has saved them
+    order = ParamScheduler.order+5  # after the schedule has set its rates
     def __init__(self,
-        lr:float|slice, # SGD's learning rate where the schedule peaks; a slice or list for the parameter groups
+        lr:float|slice, # SGD's learning rate where the schedule peaks, above 0; a slice or list for the parameter groups
         pct:float=0.7, # When to switch, as a fraction of the fit, in [0,1]
         mom:float=0.9 # SGD's momentum, in [0,1)
     ):
         if not 0 <= pct <= 1: raise ValueError(f'Invalid pct: {pct!r}, it must be in [0,1]')
         if not 0 <= mom < 1: raise ValueError(f'Invalid mom: {mom!r}, it must be at least 0 and below 1')
-        self.lr,self.pct,self.mom,self._cbs = lr,pct,mom,None
+        self.lr,self.pct,self.mom,self._scale = lr,pct,mom,None
 
     def before_fit(self):
-        "Give back what an interrupted fit could not"
-        self.after_fit()
+        "Forget the last fit"
+        self._scale = self._lrs = None
 
     def before_train(self):
-        "Raise an error if the optimizer is not made of step functions"
-        self._base = getattr(self.opt, 'opt', self.opt)  # inside a `Lookahead`
-        if not hasattr(self._base, 'cbs'): raise ValueError(f'SwitchToSGD needs a fastai Optimizer, the opt_func here is {_opt_name(self)}')
+        "Raise an error if the optimizer is not made of step functions, or if `lr` does not suit it"
+        base = _base(self.opt)
+        if not hasattr(base, 'cbs'): raise _wrong_opt(self, 'made of step functions (fastai\'s own are)')
+        if self._lrs is None: self._lrs = self._check_lrs(base)
+
+    def _check_lrs(self, opt):
+        "The rate of each group of `opt`"
+        before = [h['lr'] for h in opt.hypers]
+        try:
+            opt.set_hyper('lr', self.lr)
+            lrs = [h['lr'] for h in opt.hypers]
+            if not all(0 < o < float('inf') for o in lrs): raise ValueError('it must be above 0')
+        except (AssertionError,TypeError,ValueError) as e: raise ValueError(f'Invalid lr: {self.lr!r} for SwitchToSGD, {e}') from None
+        finally: opt.set_hyper('lr', before)
+        return lrs
 
     @property
     def _schedule(self): return getattr(self.learn, 'param_scheduler', None) and self.learn.param_scheduler.scheds.get('lr')
 
-    def _switch(self):
-        base,sched = self._base,self._schedule
-        peaks = np.max([np.broadcast_to(sched(pct), len(base.hypers)) for pct in np.linspace(0, 1, 1001)], 0) if sched else [h['lr'] for h in base.hypers]
-        before = [(h['lr'],h['mom']) for h in base.hypers]
-        base.set_hyper('lr', self.lr)
-        self._scale = [h['lr']/peak for h,peak in zip(base.hypers, peaks)]
-        base.set_hyper('lr', [lr if sched else lr*scale for (lr,_),scale in zip(before, self._scale)])
-        self._cbs,self._moms = base.cbs,[mom for _,mom in before]
-        base.cbs = base.cbs[:1] + [average_grad,momentum_step]
-        for _,_,state,_ in base.all_params():
+    def _switch(self, opt):
+        sched,lrs = self._schedule,[h['lr'] for h in opt.hypers]
+        peaks = np.max([np.broadcast_to(sched(pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0) if sched else lrs
+        self._scale = [float(lr/peak) for lr,peak in zip(self._lrs, peaks)]
+        _lend(opt, cbs=opt.cbs[:1] + [average_grad,momentum_step])
+        for *_,state,_ in opt.all_params():
             if 'sqr_avg' not in state: continue  # nothing yet, or loaded from a checkpoint made after the switch
             state['grad_avg'].div_(1-self.mom)
-            for k in set(state)-_after_switch-set(base._keep_on_clear): del state[k]
+            for k in set(state)-_after_switch-set(opt._keep_on_clear): del state[k]
 
     def before_batch(self):
         "Switch when it is time, and keep to SGD's rates from then on"
         if not self.training or self.pct_train < self.pct or hasattr(self, 'lr_finder'): return
-        if self._cbs is None: self._switch()
-        if self._schedule: self._base.set_hyper('lr', [h['lr']*o for h,o in zip(self._base.hypers, self._scale)])
-        self._base.set_hyper('mom', self.mom)
-
-    def after_fit(self):
-        "Give back the step functions, with an empty state: SGD's averages are not theirs"
-        if self._cbs is None: return
-        self._base.cbs,self._cbs = self._cbs,None
-        self._base.set_hyper('mom', self._moms)
-        self.opt.clear_state()
+        opt = _base(self.opt)
+        if self._scale is None: self._switch(opt)
+        lrs = self._lrs
+        if self._schedule: lrs = [float(lr*o) for lr,o in zip(np.broadcast_to(self._schedule(self.pct_train), len(lrs)), self._scale)]
+        _lend(opt, lr=lrs, mom=self.mom)

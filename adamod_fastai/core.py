@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math, warnings
+from difflib import get_close_matches
 from collections.abc import Callable, Iterable, MutableSequence
 
 import torch
@@ -19,7 +20,7 @@ __all__ = ['ModOptimizer']
 
 # %% ../nbs/00_core.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
-_choices = dict(version=(0,1,2), paper=(True,False))
+_choices = dict(version=(0,1,2), paper=(True,False), fit_memory=(True,False), follow_lr=(True,False))
 
 def _check_hyper(k, v):
     "Refuse a value that the hyper `k` cannot have"
@@ -32,6 +33,24 @@ def _check_hyper(k, v):
     else: return
     if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
 
+_learners = 'lr','wd','mom'  # what a `Learner` and its schedules set, whether the step functions have a use for it or not
+
+def _plain(v):
+    "A number as Python has it: schedules make NumPy's of them"
+    return v.item() if getattr(v, 'ndim', None)==0 and hasattr(v, 'item') else v
+
+class _Hypers(dict):
+    "The hypers of one group: checked, and kept as Python's numbers, whoever sets them"
+    def __setitem__(self, k, v):
+        if k not in self and k not in _learners:
+            like = get_close_matches(k, self, 1)
+            raise ValueError(f'Invalid hyper: {k!r}, ' + (f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'))
+        v = _plain(v)
+        _check_hyper(k, v)
+        super().__setitem__(k, v)
+        if k=='beta3' and 'fit_memory' in self: super().__setitem__('fit_memory', False)  # it is the user's from now on
+    def __reduce__(self): return _Hypers,(dict(self),)
+
 # %% ../nbs/00_core.ipynb #b4d1e399
 def _run(cbs, p, state, hyper):
     "Call the step functions `cbs` on `p` in turn and keep in `state` what they return"
@@ -42,6 +61,16 @@ def _run(cbs, p, state, hyper):
     for k in [k for k,v in state.items() if v is None]: del state[k]
 
 # %% ../nbs/00_core.ipynb #4d75b5df
+def _check_params(params):
+    "The list of parameters or of groups that is in `params`"
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if not params: raise ValueError('Invalid params: there must be at least one parameter')
+    for o in params:
+        if not isinstance(o, (Tensor,list,tuple,L)):
+            raise ValueError(f'Invalid params: a {type(o).__name__}, it must be parameters, or a list of them for each group '
+                             '(with hypers of its own by `set_hyper`)')
+    return params
+
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -49,15 +78,15 @@ class ModOptimizer(Optimizer):
         cbs:Callable|MutableSequence, # Step functions, called in order on each parameter
         **defaults # Hyper parameters: a value for all groups
     ):
-        super().__init__(params, cbs, **defaults)
+        super().__init__(_check_params(params), cbs, **defaults)
+        self.hypers = self.hypers.map(_Hypers)
         seen = set()
         self.param_lists = self.param_lists.map(lambda pg: L(p for p in pg if not (p in seen or seen.add(p))))
 
-    def set_hyper(self, k, v):
-        if v is None: _check_hyper(k, v)
-        super().set_hyper(k, v)
+    def set_hyper(self, k, v): super().set_hyper(k, [None]*len(self.param_lists) if v is None else _plain(v))
 
     def _set_hyper(self, k, v):
+        v = [_plain(o) for o in v]
         for v_ in v: _check_hyper(k, v_)
         super()._set_hyper(k, v)
 
@@ -66,6 +95,9 @@ class ModOptimizer(Optimizer):
             if p.grad.layout is not torch.strided:
                 raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient, '
                                    'only dense ones are supported (for an embedding: sparse=False)')
+            if p.is_complex():
+                raise RuntimeError(f'Invalid parameter: parameter {i} of shape {tuple(p.shape)} is {p.dtype}, '
+                                   'only real ones are supported (step `torch.view_as_real` of it)')
 
     def _follow(self, todo):
         "Bring the state to the device of its parameter, and to its dtype if that is wider"
@@ -90,18 +122,52 @@ def freeze_to(self:ModOptimizer, n:int):
     for p,*_ in self.all_params(slice(None, n)):
         if not p.requires_grad: p.grad = None
 
+# %% ../nbs/00_core.ipynb #47bcd6bb
+_after_switch = {'grad_avg'}  # what `SwitchToSGD` keeps in the state
+
+def _base(opt):
+    "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
+    return opt.opt if isinstance(getattr(opt, 'opt', None), Optimizer) else opt
+
+def _own(opt):
+    "What was there before it was lent, by name, if nobody has set it meanwhile: of hypers a list of one value for each group"
+    return {k:own for k,(own,lent) in getattr(opt, '_lent', {}).items() if k=='cbs' or lent==[h[k] for h in opt.hypers]}
+
+def _lend(opt, **new):
+    "Use `new` hypers, and `new` step functions if there are `cbs` among them, until `_give_back`"
+    own,lent = _own(opt),opt.__dict__.setdefault('_lent', {})
+    for k,v in new.items():
+        if k=='cbs':
+            lent[k] = own.get(k, opt.cbs),v
+            opt.cbs = v
+        else:
+            if not isinstance(v, list): v = [v]*len(opt.hypers)
+            lent[k] = own.get(k, [h[k] for h in opt.hypers]),v
+            for h,v_ in zip(opt.hypers, v): dict.__setitem__(h, k, v_)
+
+def _give_back(opt):
+    "Put back what was lent, and drop the state of step functions that were only lent"
+    own = _own(opt)
+    opt.__dict__.pop('_lent', None)
+    if 'cbs' in own:
+        opt.cbs = own.pop('cbs')
+        for *_,state,_ in opt.all_params():
+            if set(state)-set(opt._keep_on_clear) == _after_switch: del state['grad_avg']
+    for k,vs in own.items():
+        for h,v in zip(opt.hypers, vs): dict.__setitem__(h, k, v)
+
 # %% ../nbs/00_core.ipynb #8c8fcebc
 def _steps_state(opt):
     "The names that the step functions of `opt` keep in a state"
-    p = torch.zeros(1)
+    p,state = torch.zeros(1),{}
     p.grad = torch.zeros(1)
-    probe = ModOptimizer([p], opt.cbs, **opt.hypers[0])
-    probe.step()
-    return set(probe.state[p])
+    _run(_own(opt).get('cbs', opt.cbs), p, state, opt.hypers[0])
+    return set(state)
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
 
-_after_switch = {'grad_avg'}  # what `SwitchToSGD` leaves in the state, under the same hypers
+_newer = dict(fit_memory=False, follow_lr=False)  # hypers that older checkpoints do not have
+_some = {'last_lr'}  # what is kept only while the memory follows the learning rate
 
 def _misfit(opt, hypers, state):
     "What keeps `hypers` and `state` from being those of `opt`, in words, `None` if nothing does"
@@ -110,10 +176,11 @@ def _misfit(opt, hypers, state):
     for h in hypers:
         if missing := set(opt.hypers[0])-set(h): return f'it was saved by another optimizer, without the hypers {_names(missing)}'
     if len(state) != len(params): return f'it has {len(state)} parameters, the optimizer has {len(params)}'
-    want = _steps_state(opt)
+    want = _steps_state(opt)-_some
     for i,(p,s) in enumerate(zip(params, state)):
-        has = set(s)-set(opt._keep_on_clear)
-        if has and has != want and has != _after_switch: return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
+        has = set(s)-set(opt._keep_on_clear)-_some
+        if has and has != want and has != _after_switch:
+            return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
         for k,v in s.items():
             if torch.is_tensor(v) and v.shape != p.shape:
                 return f'its {k} of parameter {i} has shape {tuple(v.shape)}, the parameter {tuple(p.shape)}'
@@ -124,17 +191,21 @@ _saver = {'saved_by': 'adamod_fastai'}
 @patch
 def state_dict(self:ModOptimizer):
     "The `state` of all parameters and the `hypers` of all groups, with one entry more that fastai's optimizers refuse"
-    sd = Optimizer.state_dict(self)
-    return {**sd, 'hypers': [*sd['hypers'], _saver]}
+    own = {k:v for k,v in _own(self).items() if k!='cbs'}
+    hypers = [{**h, **{k:vs[i] for k,vs in own.items()}} for i,h in enumerate(self.hypers)]
+    return {**Optimizer.state_dict(self), 'hypers': [*hypers, _saver]}
 
 @patch
 def load_state_dict(self:ModOptimizer, sd:dict):
     "Load what `state_dict` gave; if that is not of such an optimizer, raise `ValueError` and change nothing"
-    hypers = [h for h in sd['hypers'] if h != _saver]
+    hypers = [{**{k:v for k,v in _newer.items() if k in self.hypers[0]}, **h} for h in sd['hypers'] if h != _saver]
     if why := _misfit(self, hypers, sd['state']):
         msg = f'This optimizer state does not fit and is not loaded: {why}'
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)
-    self.hypers = L(dict(h) for h in hypers)
+    plain = lambda d: {k:v if isinstance(v, Tensor) else _plain(v) for k,v in d.items()}
+    lent = {k:self._lent.pop(k)[1] for k in _own(self) if k!='cbs'}
+    self.hypers = L(_Hypers(plain(h)) for h in hypers)
+    _lend(self, **lent)  # what a fit has borrowed stays so: what comes back at its end is what was loaded
     self.state.clear()
-    for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = dict(s)
+    for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = plain(s)

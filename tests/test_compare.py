@@ -1,5 +1,6 @@
 "`compare`: what it trains, keeps, resumes, tables and draws, and its console command"
-import csv, math, os, random, signal, subprocess, sys, time
+import csv, math, multiprocessing, os, random, signal, subprocess, sys, time, warnings
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -11,14 +12,15 @@ from torch.utils.data import TensorDataset
 from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner
+from fastai.learner import Learner, mk_metric
 from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
-from fastai.optimizer import Adam, SGD
+from fastai.optimizer import Adam, Lookahead, SGD
 
-from adamod_fastai.compare import (cancer_learner, compare, compare_table, densenet_learner, digits_dls, digits_learner, known_opts, plot_losses, plot_metric,
-                                   text_dls, text_learner)
+from adamod_fastai.compare import compare, compare_table, plot_losses, plot_metric
 from adamod_fastai.optimizer import AdaMod
+from adamod_fastai.runs import known_opts
+from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_dls, digits_learner, text_dls, text_learner, transformer_learner
 
 N_BATCHES = 6
 
@@ -202,7 +204,7 @@ class Shown(Callback):
     def before_fit(self): self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.dls.train.bs/2, 'shown')]
 
 def test_cbs_are_made_for_each_run_and_their_metrics_are_columns(tmp_path):
-    made = []
+    made = deque() # a list would be part of what the run was
     def cbs(learn):
         if 'sqr_mom' not in learn.opt.hypers[0]: return None
         made.append(Shown())
@@ -275,6 +277,14 @@ def test_plot_losses_at_a_rate():
     with pytest.raises(ValueError, match='Invalid lr: 5'): plot_losses(frame(), lr=5)
     plt.close('all')
 
+# What is where
+
+def test_all_has_what_a_user_types():
+    names = {}
+    exec('from adamod_fastai.all import *', names)
+    assert {'compare','compare_table','plot_metric','plot_losses','known_opts','AdaMod','FusedOptimizer','ClippedFraction'} <= set(names)
+    assert not [o for o in names if o=='main' or o.endswith(('_dls','_learner'))]
+
 # The data
 
 def test_digits():
@@ -306,6 +316,35 @@ def test_transformer_does_not_see_ahead():
     changed[:,20:] = (changed[:,20:]+1) % learn.dls.c
     with torch.no_grad(): a,b = model(x),model(changed)
     assert torch.allclose(a[:,:20], b[:,:20], atol=1e-5) and not torch.allclose(a[:,20:], b[:,20:], atol=1e-2)
+
+def test_the_small_transformer_is_that_of_torch():
+    "The same weights in torch's own post-norm layers give the same"
+    learn = transformer_learner(n_layers=3)
+    model,d = learn.model.eval(),32
+    encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(d, 2, 128, dropout=0., batch_first=True), 3).train()
+    names = ['self_attn.in_proj_','self_attn.out_proj.','norm1.','linear1.','linear2.','norm2.']
+    with torch.no_grad():
+        for layer,ws in zip(encoder.layers, zip(*model.layers), strict=True):
+            for o,w in zip((f'{o}{k}' for o in names for k in ('weight','bias')), ws, strict=True): layer.get_parameter(o).copy_(w)
+        x = learn.dls.one_batch()[0]
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        want = encoder(model.emb[x]*d**0.5 + model.pos, mask=mask, is_causal=True) @ model.head.T + model.bias
+        assert x.shape==(16,16) and torch.allclose(model(x), want, atol=1e-4)
+
+@pytest.mark.parametrize('n_layers', [2,8,12])
+def test_the_small_transformer_has_16_tensors(n_layers):
+    ps = list(transformer_learner(n_layers=n_layers).model.parameters())
+    matrices = [w for p in ps if p.dim()==3 for w in p.data]
+    assert len(ps)==16 and len(matrices)==4*n_layers
+    for w in matrices: assert w.abs().max()==pytest.approx((6/sum(w.shape))**0.5, rel=0.1)
+    assert len({tuple(w.flatten()[:5].tolist()) for w in matrices})==len(matrices)
+
+def test_the_small_transformer_validates_on_blocks_from_all_of_the_last_tenth():
+    dls,whole = transformer_learner().dls,text_dls(16, 16)
+    seen,last = [{tuple(o.tolist()) for x,_ in o.valid for o in x} for o in (dls,whole)][0],whole.valid_ds.tensors[0]
+    places = [i for i,o in enumerate(last) if tuple(o.tolist()) in seen]
+    assert sum(len(x) for x,_ in dls.valid)==512 and places[0] < 10 and places[-1] > 0.85*len(last)
+    assert len(dls.train)==40
 
 def test_digits_are_learned():
     assert compare(digits_learner, 'Adam', 1e-2, seeds=1, n_epoch=2).accuracy[0] > 0.8
@@ -373,7 +412,7 @@ def test_clipped_is_measured_where_there_is_a_memory():
     assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
 
 def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
-    once = dict(opts='AdaMod', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
+    once = dict(opts='AdaMod-1000', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
     default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)
     assert fitting.clipped[0] < default.clipped[0]
     assert len(pd.read_csv(tmp_path/'results.csv')) == 2
@@ -440,3 +479,254 @@ def test_no_row_is_in_both_parts():
 @pytest.mark.parametrize('memory', [0,-1,math.nan,math.inf,'much'])
 def test_bad_memory(memory):
     with pytest.raises(ValueError, match=f'memory: {memory!r}'): compare(Tiny(), 'AdaMod', 0.1, memory=memory)
+
+# --- side by side
+
+@pytest.fixture
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
+same = 'opt lr seed losses train_loss valid_loss mae memory warmup diverged'.split()
+
+@pytest.mark.parametrize('jobs', [1,2,5])
+def test_a_run_does_not_depend_on_jobs(tmp_path, one_thread, jobs):
+    want = compare(Tiny(), **grid)
+    df = compare(Tiny(), **grid, jobs=jobs, out=tmp_path)
+    for o in same: assert df[o].tolist()==want[o].tolist(), o
+    runs = rows(tmp_path/'results.csv')
+    assert sorted(int(o['run']) for o in runs)==list(range(8)) and len(rows(tmp_path/'losses.csv'))==8*N_BATCHES
+
+def test_a_run_does_not_depend_on_how_a_process_starts(monkeypatch, one_thread):
+    args = dict(opts='AdaMod', lrs=1e-2, seeds=2, n_epoch=1)
+    want = compare(digits_learner, **args)
+    forked = compare(digits_learner, **args, jobs=2)
+    monkeypatch.setattr('adamod_fastai.runs._can_fork', lambda: False)
+    spawned = compare(digits_learner, **args, jobs=2)
+    for df in forked,spawned: assert df.losses.tolist()==want.losses.tolist() and df.accuracy.tolist()==want.accuracy.tolist()
+    with pytest.raises(ValueError, match='^Invalid jobs: 2, .*importable'): compare(lambda f: digits_learner(f), **args, jobs=2)
+
+def test_jobs_are_processes_of_one_thread(one_thread):
+    torch.set_num_threads(2)
+    class See(Callback):
+        def before_fit(self): self.learn.metrics = [ValueMetric(lambda: torch.get_num_threads(), 'threads'), ValueMetric(os.getpid, 'pid')]
+        order = 49
+    def run(jobs): return compare(Tiny(), 'Adam', [.1,.2], seeds=2, n_epoch=1, cbs=lambda learn: See(), jobs=jobs)
+    one,two,none = run(1),run(2),run(None)
+    assert set(one.threads)==set(two.threads)=={1.} and set(none.threads)=={2.} and torch.get_num_threads()==2
+    assert set(one.pid)==set(none.pid)=={os.getpid()} and len(set(two.pid))==2 and os.getpid() not in set(two.pid)
+
+class Fail(Callback):
+    def __init__(self, f): self.f = f
+    def before_batch(self):
+        if self.iter==3 and self.opt.hypers[0]['lr']==0.2: self.f()
+
+def children(): return [p for p in multiprocessing.active_children() if p.is_alive()]
+
+def raising(e): raise e
+class OddError(Exception):
+    def __init__(self, a, b): super().__init__(f'{a} and {b}')
+
+@pytest.mark.parametrize('fail,error,text', [
+    (lambda: os.kill(os.getpid(), 9), ChildProcessError, 'tiny: Adam, lr 0.2, seed 0 died .exit code -9'),
+    (lambda: os._exit(3), ChildProcessError, 'exit code 3'), (lambda: raising(IndexError('of mine')), IndexError, 'of mine'),
+    (lambda: raising(OddError(1,2)), RuntimeError, r'OddError: [^\0]*1 and 2'), (lambda: raising(KeyboardInterrupt()), KeyboardInterrupt, '')])
+def test_a_process_that_fails_is_told_and_the_rest_is_kept(tmp_path, fail, error, text):
+    args = dict(opts='Adam', lrs=[.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', out=tmp_path, jobs=2)
+    with pytest.raises(error, match=text) as e: compare(Tiny(), **args, cbs=lambda learn: Fail(fail))
+    if error is IndexError: assert 'self.f()' in str(e.value.__cause__)
+    assert not children()
+    done = {o['lr'] for o in rows(tmp_path/'results.csv')} if (tmp_path/'results.csv').exists() else set()
+    assert '0.2' not in done
+    assert len(compare(Tiny(), **args))==3
+
+@pytest.mark.parametrize('jobs', [0,-1,1.5,'many'])
+def test_bad_jobs(tmp_path, jobs):
+    with pytest.raises(ValueError, match=f'^Invalid jobs: {jobs!r}'): compare(Tiny(), **grid, jobs=jobs, out=tmp_path/'new')
+    assert not (tmp_path/'new').exists()
+
+# --- a folder belongs to one
+
+holder = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from test_compare import Tiny, compare, grid
+from fastai.callback.core import Callback
+class Wait(Callback):
+    def before_batch(self):
+        if self.opt.hypers[0]['lr'] == .3 and self.iter == 3: print('waiting', flush=True); time.sleep(600)
+compare(Tiny(), 'Adam', [.2,.3], seeds=1, n_epoch=1, schedule='flat', out=sys.argv[1], cbs=lambda learn: Wait(), jobs=int(sys.argv[3]))
+"""
+
+@pytest.mark.parametrize('jobs', [1,2])
+def test_two_comparisons_never_share_a_folder(tmp_path, jobs):
+    p = subprocess.Popen([sys.executable, '-c', holder, str(tmp_path/'res'), os.path.dirname(__file__), str(jobs)], text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT)
+    while 'waiting' not in p.stdout.readline(): assert p.poll() is None
+    try:
+        with pytest.raises(ValueError, match='^Invalid out: another comparison is writing'): compare(Tiny(), **grid, out=tmp_path/'res')
+    finally: p.kill()
+    p.wait()
+    df = compare(Tiny(), **grid, out=tmp_path/'res')
+    assert len(df)==8 and not children()
+    assert len({o['run'] for o in rows(tmp_path/'res'/'results.csv')})==len(rows(tmp_path/'res'/'results.csv')) in (8,9)
+    compare(Tiny(), **grid, out=tmp_path/'res')
+
+def test_a_folder_is_let_go_of_after_an_error(tmp_path):
+    with pytest.raises(KeyboardInterrupt): compare(Tiny(stop=1), **grid, out=tmp_path)
+    (tmp_path/'sub').mkdir()
+    (tmp_path/'sub'/'results.csv').write_text('a,b\n1,2\n')
+    for _ in range(2):
+        with pytest.raises(ValueError, match='not written by'): compare(Tiny(), **grid, out=tmp_path/'sub')
+    assert len(compare(Tiny(), **grid, out=tmp_path))==8
+
+@pytest.mark.parametrize('out', [3, '/proc/new'])
+def test_an_out_that_is_no_folder(out):
+    if out == '/proc/new' and sys.platform != 'linux': return
+    with pytest.raises(ValueError, match='^Invalid out: .* cannot be used as a folder'): compare(Tiny(), **grid, out=out)
+
+# --- what a run is
+
+once = dict(opts='Adam', lrs=0.1, seeds=1, n_epoch=1)
+def made_by(code, name='get', **names):
+    exec(code, names := {'tiny': tiny, '__name__': '__main__', **names})
+    return names[name]
+def tiny(opt_func, bs=8, out=1): return Learner(tiny_dls(), torch.nn.Linear(3, out), loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae)
+
+base_code = 'n = 1\ndef helper(): return 2\nclass A:\n    def f(self): return 3\ndef get(f, m=4): return tiny(f)\ndef use(): return n,helper,A\n' \
+            'def get(f, m=4, use=use):\n    n,helper,A\n    return tiny(f)'
+@pytest.mark.parametrize('old,new', [('n = 1','n = 5'), ('return 2','return 5'), ('return 3','return 5'), ('m=4','m=5'), ('tiny(f)','tiny(f, 8)'),
+                                     ('return n,helper,A','return helper,n,A')])
+def test_a_function_that_changed_under_its_name_is_another(tmp_path, old, new):
+    assert old in base_code
+    for code,n in (base_code,1),(base_code,1),(base_code.replace(old, new),2),(base_code,2):
+        compare(made_by(code), **once, out=tmp_path)
+        assert len(rows(tmp_path/'results.csv'))==n
+
+def test_lambdas_and_closures_are_told_apart(tmp_path):
+    def with_mom(mom): return lambda p, **kw: Adam(p, mom=mom, **kw)
+    two = [lambda p, **kw: Adam(p, mom=0.9, **kw), lambda p, **kw: Adam(p, mom=0.5, **kw)]
+    opts = [*two, with_mom(0.9), with_mom(0.5), partial(with_mom(0.1), sqr_mom=0.9)]
+    for _ in range(2):
+        for o in opts: compare(Tiny(), {'mine': o}, 0.1, seeds=1, n_epoch=1, out=tmp_path)
+        runs = rows(tmp_path/'results.csv')
+        assert len(runs)==5 and len({o['code'] for o in runs})==5
+
+def test_arrays_and_files_are_part_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    n = lambda: len(rows(tmp_path/'results.csv'))
+    for i,w in enumerate([torch.ones(3), torch.ones(3), torch.zeros(3), np.zeros(3)]):
+        compare(partial(lambda opt_func, w: tiny(opt_func), w=w), **once, out=tmp_path)
+        assert n()==[1,1,2,3][i]
+    for i,o in enumerate([1,1,2]):
+        (tmp_path/'my_helpers.py').write_text(f'x = {o}')
+        sys.modules.pop('my_helpers', None)
+        code = 'import my_helpers\ndef get(f): return my_helpers.x and tiny(f)'
+        compare(made_by(code), **once, out=tmp_path)
+        assert n()==[4,4,5][i]
+
+def test_what_cannot_be_compared_is_told(tmp_path):
+    dls = tiny_dls()
+    def get(opt_func): return Learner(dls, torch.nn.Linear(3,1), loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        compare(get, **once, out=tmp_path)
+        for _ in range(2): compare(digits_learner, **once, out=tmp_path) # installed
+        for _ in range(2): compare(tiny, **once, out=tmp_path)           # not, but all of it is compared
+    with pytest.warns(UserWarning, match='1 of 1 runs were in .* already; whether what their DataLoaders held') as w: compare(get, **once, out=tmp_path)
+    assert len(w)==1 and w[0].filename==__file__
+
+def test_what_is_installed_is_known_by_its_name(tmp_path):
+    compare(partial(digits_learner, bs=32), {'mine': partial(AdaMod, len_memory=10)}, 0.1, seeds=1, n_epoch=1, out=tmp_path)
+    row, = rows(tmp_path/'results.csv')
+    assert (row['code'],row['task'],row['opt_func'])==('','digits_learner(bs=32)','AdaMod(len_memory=10)')
+
+def test_results_from_before_the_code_was_kept_are_read(tmp_path):
+    want = compare(digits_learner, **once, out=tmp_path)
+    pd.read_csv(tmp_path/'results.csv').drop(columns='code').to_csv(tmp_path/'results.csv', index=False)
+    df = compare(digits_learner, **{**once, 'seeds': 2}, out=tmp_path)
+    assert df.seconds[0]==want.seconds[0] and len(rows(tmp_path/'results.csv'))==2
+
+# --- a comparison that is none
+
+shared = torch.nn.Linear(3,1)
+def no_runs(tmp_path): return not (tmp_path/'results.csv').exists()
+def learner(opt_func, metrics=mae, model=None): return Learner(tiny_dls(), model or torch.nn.Linear(3,1), loss_func=MSELossFlat(), opt_func=opt_func, metrics=metrics)
+
+@pytest.mark.parametrize('get,text', [
+    (lambda f: None, 'returns None'), (lambda f: tiny_dls(), 'returns DataLoaders'), (lambda f: learner(Adam), 'does not use the opt_func'),
+    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in ('lr','opt','seed','losses','code')],
+    (lambda f: learner(f, [mae,mae]), "two metrics are called 'mae'"), (3, '3')])
+@pytest.mark.parametrize('jobs', [None,2])
+def test_refused_before_the_first_batch(tmp_path, get, text, jobs):
+    with pytest.raises(ValueError, match='^Invalid get_learner: ') as e: compare(get, **grid, out=tmp_path, jobs=jobs)
+    assert text in str(e.value) and no_runs(tmp_path)
+
+def test_the_same_model_again_is_refused(tmp_path):
+    model = torch.nn.Linear(3,1)
+    for get in (lambda f: learner(f, model=model)),(lambda f: learner(f, model=torch.nn.Sequential(model, torch.nn.ReLU()))):
+        with pytest.raises(ValueError, match='^Invalid get_learner: .*trained before'): compare(get, **grid, out=tmp_path)
+    assert len(rows(tmp_path/'results.csv'))==1
+
+def test_a_frozen_part_may_be_shared():
+    body = torch.nn.Linear(3,3).requires_grad_(False)
+    assert len(compare(lambda f: learner(f, model=torch.nn.Sequential(body, torch.nn.Linear(3,1))), **grid))==8
+
+def test_the_opt_func_may_be_wrapped():
+    get = lambda f: learner(lambda p, **kw: Lookahead(f(p, **kw)))
+    assert len(compare(get, **grid))==8
+    assert len(compare(lambda f: learner(partial(f, wd=0.1)), **grid))==8
+
+@pytest.mark.parametrize('lrs', [slice(1e-3), slice(1e-3,1e-2), [[1e-3]], np.ones((2,2)), None, {}, 'own', [slice(1)]])
+def test_rates_that_are_none(lrs):
+    with pytest.raises(ValueError, match='^Invalid lrs: '): compare(Tiny(), 'Adam', lrs)
+
+@pytest.mark.parametrize('cbs', [Callback(), [Callback()], 3])
+def test_cbs_that_are_no_function(cbs):
+    with pytest.raises(ValueError, match='^Invalid cbs: '): compare(Tiny(), **grid, cbs=cbs)
+
+# --- lower is better
+
+def fastai_metrics():
+    from fastai import metrics as m
+    low = [m.mae, m.mse, m.rmse, m.exp_rmspe, m.msle, m.error_rate, m.BrierScore(), m.BrierScoreMulti(), m.HammingLoss(), m.HammingLossMulti(), m.Perplexity()]
+    high = [m.accuracy, m.accuracy_multi, m.top_k_accuracy, m.foreground_acc, m.APScoreBinary(), m.APScoreMulti(), m.BalancedAccuracy(), m.CohenKappa(),
+            m.F1Score(), m.F1ScoreMulti(), m.FBeta(2), m.Jaccard(), m.MatthewsCorrCoef(), m.Precision(), m.Recall(), m.RecallMulti(), m.RocAuc(), m.RocAucBinary(),
+            m.R2Score(), m.ExplainedVariance(), m.PearsonCorrCoef(), m.SpearmanCorrCoef(), m.Dice(), m.DiceMulti(), m.JaccardCoeff(),
+            m.CorpusBLEUMetric(vocab_sz=5)]
+    name = lambda o: mk_metric(o).name
+    more = [(k,True) for k in ('valid_loss','train_loss','loss_rise','mean_absolute_error','max_error','log_loss','zero_one_loss','wer','RMSE')]
+    return [(name(o),True) for o in low] + [(name(o),False) for o in high] + more + [('glossary',False), ('terror',False)]
+
+@pytest.mark.parametrize('name,low', fastai_metrics())
+def test_which_metrics_are_better_when_low(name, low):
+    df = frame().rename(columns={'accuracy': name})
+    df = df.loc[:,~df.columns.duplicated(keep='last')]
+    starred = lambda **kw: [o for o in 'AB' if '*' in compare_table(df, name, **kw).loc[o,'0.1']]
+    assert starred()==['B' if low else 'A'] and starred(lower=True)==['B'] and starred(lower=False)==['A']
+
+def test_the_pictures_know_it_too():
+    df = frame().rename(columns={'accuracy': 'mae'})
+    labels = lambda **kw: [o.get_text() for o in plot_losses(df, **kw).get_legend().get_texts()]
+    assert labels()==['A, lr 0.1','B, lr 0.1'] and labels(lower=False)==['A, lr 1','B, lr 1 (diverged)']
+    assert plot_metric(df.assign(mae=10**df.mae.mul(5)), 'mae').get_yscale()=='log'
+    assert plot_metric(df.assign(mae=10**df.mae.mul(5)), 'mae', lower=False).get_yscale()=='linear'
+    plt.close('all')
+
+# --- a memory that fits the run
+
+def test_a_default_that_changed_is_another_run(tmp_path):
+    "The default memory was one of 1000 batches when neither `hypers` nor `code` was kept"
+    args = dict(opts='AdaMod,AdaMod-1000,Adam', lrs=.1, seeds=1, n_epoch=1, out=tmp_path)
+    want = compare(digits_learner, **args)
+    assert 'fit_memory=True' in want.hypers[0] and 'fit_memory=False' in want.hypers[1]
+    pd.read_csv(tmp_path/'results.csv', dtype=str, keep_default_na=False).drop(columns=['hypers','code']).assign(seconds=-1.).to_csv(tmp_path/'results.csv', index=False)
+    df = compare(digits_learner, **args)
+    assert (df.seconds==-1.).tolist()==[False,True,True]
+
+def test_one_gets_the_memory_of_a_user():
+    lengths = []
+    compare(Tiny(), 'AdaMod,AdaMod-1000', 0.1, seeds=1, n_epoch=5, cbs=lambda learn: SeeMemory(lengths))
+    assert lengths == pytest.approx([0.15*5*N_BATCHES, 1000])

@@ -1,4 +1,4 @@
-import copy, math
+import copy, math, pickle
 from functools import partial
 
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from hypothesis import given, settings, strategies as st
-from fastai.basics import Adam, Callback
+from fastai.basics import Adam, Callback, Lookahead
 from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
@@ -93,7 +93,6 @@ def test_follow_lr_goes_on_from_a_checkpoint():
     new.load_state_dict(copy.deepcopy(opt.state_dict()))
     goes_on(p, new, spread_grads(100)[50:], lrs[50:])
     assert (p == want).all()
-    with pytest.raises(ValueError, match='last_lr'): AdaMod([p], lr=1.).load_state_dict(opt.state_dict())
 
 def test_follow_lr_passes_over_a_rate_of_zero():
     p,opt = following([0.,0.01,0.02,0.,0.,0.03])
@@ -150,7 +149,7 @@ def test_state_holds_only_what_the_next_step_needs(opt_func, tmp_path):
         for s in state,kept:
             assert {k for k,v in s.items() if torch.is_tensor(v)} == N_STATE[opt_func.__name__]
             assert all(v.shape == p.shape for v in s.values() if torch.is_tensor(v))
-            assert set(s) - N_STATE[opt_func.__name__] <= {'step','do_wd','force_train'}
+            assert set(s) - N_STATE[opt_func.__name__] <= {'step','do_wd','force_train','last_lr'}
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16,torch.float16])
 @pytest.mark.parametrize('grad', [1e-3,0.1,3.])
@@ -332,3 +331,46 @@ def test_star_import_shadows_nothing_of_fastai():
         clash = {k for k in public & set(vars(theirs)) if getattr(theirs, k) is not getattr(ours, k)}
         assert not clash, f'fastai.{mod}: {clash}'
     assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','len2beta3','adaptive_rate'} <= public
+
+# --- refused before anything moves
+
+@pytest.mark.parametrize('fused', [False,True])
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory], ids=ids)
+def test_complex_parameters_are_refused(opt_func, fused):
+    ps = [torch.ones(2), torch.ones(2, dtype=torch.complex64)]
+    for p in ps: p.grad = torch.ones_like(p)
+    opt = opt_func(ps, lr=0.1, wd=0.1, fused=fused)
+    with pytest.raises(RuntimeError, match=r'parameter 1 of shape \(2,\) is torch.complex64'): opt.step()
+    assert all((p == 1).all() for p in ps) and not any(opt.state[p] for p in ps)
+
+@pytest.mark.parametrize('k,like', [('beta_3','beta3'),('len_memory',''),('betas','beta3'),('sqr_momentum','sqr_mom')])
+@pytest.mark.parametrize('wrap', [lambda o: o, Lookahead], ids=['AdaMod','Lookahead'])
+def test_an_unknown_hyper_is_refused(k, like, wrap):
+    opt = wrap(AdaMod([torch.ones(2)], lr=0.1))
+    before = copy.deepcopy(opt.hypers)
+    with pytest.raises(ValueError, match=f"hyper: '{k}'.*{like}"): opt.set_hyper(k, 0.9)
+    with pytest.raises(ValueError, match=f"hyper: '{k}'"): opt.hypers[0][k] = 0.9
+    assert opt.hypers == before
+
+def test_numbers_are_kept_as_pythons():
+    opt = AdaMod([[torch.ones(2)],[torch.ones(2)]], lr=0.1)
+    for v in np.float64(0.5),np.float32(0.5),torch.tensor(0.5),np.array(0.5),slice(np.float64(0.1),np.float64(0.5)): opt.set_hyper('lr', v)
+    opt.set_hyper('mom', np.linspace(0.5, 0.6, 2))
+    opt.hypers[1]['wd'] = np.float64(0.1)
+    assert {type(v) for h in opt.hypers for v in h.values()} <= {float,int,bool}
+    with pytest.raises(ValueError, match='Invalid mom: 2'): opt.hypers[0]['mom'] = 2
+
+@pytest.mark.parametrize('params,msg', [([],'at least one'),(iter(()),'at least one'),([{'params': [torch.ones(2)], 'lr': 0.1}],'dict'),('ab','str'),([1.],'float')], ids=str)
+def test_params_that_are_none(params, msg):
+    with pytest.raises(ValueError, match=f'Invalid params.*{msg}'): AdaMod(params, lr=0.1)
+
+def test_params_of_any_kind():
+    ps = [torch.ones(2),torch.zeros(3)]
+    for params,want in ((p for p in ps),[2]),(ps[0],[1]),(tuple(ps),[2]),([[ps[0]],[ps[1]]],[1,1]),(nn.Linear(2,3).parameters(),[2]):
+        assert [len(o) for o in AdaMod(params, lr=0.1).param_lists] == want
+
+def test_hypers_survive_copies():
+    opt = AdaMod([torch.ones(2)], lr=0.1)
+    for o in copy.deepcopy(opt),pickle.loads(pickle.dumps(opt)):
+        assert o.hypers == opt.hypers
+        with pytest.raises(ValueError): o.hypers[0]['lr'] = -1

@@ -21,7 +21,7 @@ half_rows = lambda x, rank: x.view(-1,BS,*x.shape[1:])[:,rank*BS//WORLD:(rank+1)
 
 def learner(opt_func, rank=None, wrap=None):
     "A Learner on whole batches, or on the part of each that belongs to `rank`"
-    learn = quiet(ordered_learner(opt_func, BS, n=160, device='cpu', cbs=[MemoryLength(), ClippedFraction()]))
+    learn = quiet(ordered_learner(opt_func, BS, n=160, device='cpu', cbs=[MemoryLength(), ClippedFraction(every=1)]))
     if rank is None: return learn
     train,valid = (o.dataset for o in learn.dls)
     train = Tensors(*(half_rows(o, rank) for o in train.tensors))

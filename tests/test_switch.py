@@ -1,12 +1,14 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from functools import partial
-from fastai.basics import SGD, Callback, Lookahead, OptimWrapper
+from fastai.basics import SGD, Adam, Callback, Lookahead, OptimWrapper
 from fastai.callback.all import SaveModelCallback  # also patches fit_one_cycle and fit_flat_cos
 
 from adamod_fastai.all import *
-from learners import cancer_learner, quiet, same, values
+from learners import cancer_learner, quiet, same, state_of, values
 
 adamod = partial(AdaMod, len_memory=10)
 params = lambda learn: values(learn.model)
@@ -92,7 +94,7 @@ def test_inside_a_lookahead():
     assert learn.record.moms[-1] == [0.9,0.9]
 
 def test_clipped_fraction_ends_at_the_switch():
-    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5), ClippedFraction())
+    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5), ClippedFraction(every=1))
     assert len(learn.clipped_fraction.fractions) == 50
     assert [np.isnan(o[-1]) for o in learn.recorder.values] == [False,False,True,True]
 
@@ -103,4 +105,71 @@ def test_bad_values(bad):
 
 def test_a_torch_optimizer_is_an_error():
     learn = quiet(cancer_learner(partial(OptimWrapper, opt=torch.optim.AdamW), cbs=SwitchToSGD(lr=0.1)))
-    with pytest.raises(ValueError, match='fastai Optimizer.*OptimWrapper'): learn.fit(1)
+    with pytest.raises(ValueError, match='made of step functions.*OptimWrapper'): learn.fit(1)
+
+# --- nothing of SGD is left, whatever ends the fit
+
+def left(learn): return list(learn.opt.cbs),[{k:v for k,v in h.items() if k not in ('lr','wd')} for h in learn.opt.hypers]
+
+class Stop(Callback):
+    def after_step(self):
+        if self.pct_train > 0.7: raise KeyboardInterrupt
+
+ENDS = {'the end': (), 'Ctrl-C': (Stop,)}
+
+@pytest.mark.parametrize('end', ENDS)
+@pytest.mark.parametrize('n', [1,2])
+@pytest.mark.parametrize('opt_func', [adamod,AdaMod,Adam,partial(AdaMod, fused=True)], ids=['AdaMod','default','Adam','fused'])
+def test_sgd_is_gone_after_the_fit(opt_func, n, end):
+    learn = quiet(cancer_learner(opt_func))
+    learn.create_opt()
+    before = left(learn)
+    cbs = [SwitchToSGD(lr=0.1, pct=0.5) for _ in range(n)] + [o() for o in ENDS[end]]
+    try: learn.fit(4, 0.01, cbs=cbs)
+    except KeyboardInterrupt: assert end == 'Ctrl-C'
+    assert left(learn) == before and not any('grad_avg' in s for s in state_of(learn.opt))
+    learn.fit(1, 0.01)
+    assert {frozenset(s)-{'do_wd','force_train'} for s in state_of(learn.opt)} == {frozenset(state_names(opt_func))}
+
+def state_names(opt_func):
+    learn = quiet(cancer_learner(opt_func))
+    learn.fit(1, 0.01)
+    return set(state_of(learn.opt)[0])-{'do_wd','force_train'}
+
+def test_with_two_the_last_one_counts():
+    two = fitted(adamod, SwitchToSGD(lr=0.3, pct=0.5), SwitchToSGD(lr=0.1, pct=0.5))
+    one = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5))
+    assert two.record.lrs == one.record.lrs and same(params(two), params(one))
+
+def test_ctrl_c_then_removed():
+    learn = quiet(cancer_learner(adamod, cbs=SwitchToSGD(lr=0.1, pct=0.5)))
+    with pytest.raises(KeyboardInterrupt): learn.fit_one_cycle(4, 0.01, cbs=Stop())
+    learn.remove_cb(SwitchToSGD)
+    learn.opt.zero_grad()      # an interrupt leaves the gradients of its batch
+    plain = quiet(cancer_learner(adamod))
+    plain.model.load_state_dict(learn.model.state_dict())
+    for o in learn,plain:
+        o.dls.train.rng.seed(1)
+        o.fit_one_cycle(1, 0.01)
+    assert same(params(learn), params(plain))
+
+def test_a_checkpoint_after_the_switch_holds_the_hypers_of_before(tmp_path):
+    learn = fitted(partial(adamod, mom=0.8), SwitchToSGD(lr=0.1, pct=0.5, mom=0.95), SaveModelCallback(every_epoch=True, with_opt=True), path=tmp_path,
+                   fit=lambda o: o.fit(4, 0.01))
+    other = quiet(cancer_learner(adamod, path=tmp_path))
+    other.load('model_3')
+    assert [(h['mom'],h['lr']) for h in other.opt.hypers] == [(0.8,0.01)]*2
+
+def test_the_best_model_from_before_the_switch_comes_back(tmp_path):
+    best = SaveModelCallback(monitor='train_loss', comp=np.greater, with_opt=True)   # "best" is the first epoch
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5), best, path=tmp_path)
+    assert {s['step'] for s in state_of(learn.opt)} == {25} and all('lr_avg' in s for s in state_of(learn.opt))
+
+@pytest.mark.parametrize('lr', [0,0.,-1.,np.nan,np.inf,[0.1,0.],[0.1]*3,'0.1',slice(0.1,0.)], ids=str)
+def test_a_rate_that_will_not_do_is_told_before_training(lr):
+    learn = quiet(cancer_learner(adamod))
+    before = params(learn)
+    with pytest.raises(ValueError, match='lr.*SwitchToSGD'): learn.fit(4, 0.01, cbs=SwitchToSGD(lr=lr))
+    assert same(before, params(learn)) and learn.opt.hypers[0]['lr'] == 0.01

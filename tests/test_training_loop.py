@@ -65,7 +65,7 @@ class SkippedSteps(Callback):
 
 @pytest.mark.feature('MixedPrecision: fp16, skipped steps')
 def test_a_step_skipped_on_overflow_changes_nothing(opt_func):
-    cbs = [mixed(torch.float16, init_scale=2.**24), SkippedSteps(), MemoryLength(), ClippedFraction()]
+    cbs = [mixed(torch.float16, init_scale=2.**24), SkippedSteps(), MemoryLength(), ClippedFraction(every=1)]
     learn = quiet(cancer_learner(opt_func, cbs=cbs))
     learn.fit_one_cycle(3, 0.03)
     skipped,changed = np.array(learn.skipped_steps.steps).T
@@ -122,7 +122,7 @@ def test_the_best_model_comes_back_with_its_state(opt_func, tmp_path):
 
 @pytest.mark.feature('Learner.export and load_learner')
 def test_export(opt_func, tmp_path):
-    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), path=tmp_path, cbs=[MemoryLength(), ClippedFraction()]))
+    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), path=tmp_path, cbs=[MemoryLength(), ClippedFraction(every=1)]))
     learn.fit(1, 0.01)
     before = state_of(learn.opt)
     learn.export('learner.pkl')
@@ -209,7 +209,7 @@ def compiled():
 def test_compiled_model(opt_func, compiled):
     res = []
     for compile in False,True:
-        learn = quiet(ordered_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction()))
+        learn = quiet(ordered_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction(every=1)))
         learn.model.load_state_dict(compiled[1])
         if compile:
             compiled[0]._orig_mod.load_state_dict(compiled[1])
@@ -227,7 +227,7 @@ def test_tensorboard_sees_the_hypers_and_the_clipped_fraction(opt_func, tmp_path
     pytest.importorskip('tensorboard')
     from fastai.callback.tensorboard import TensorBoardCallback
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction()))
+    learn = quiet(cancer_learner(partial(opt_func, len_memory=10), cbs=ClippedFraction(every=1)))
     learn.fit(2, 0.01, cbs=TensorBoardCallback(log_dir=tmp_path, trace_model=False, log_preds=False))
     log = EventAccumulator(str(tmp_path)).Reload()
     seen = lambda k: [o.value for o in log.Scalars(k)]

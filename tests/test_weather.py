@@ -45,7 +45,7 @@ def test_the_scaler_skips_what_is_not_finite(opt_func, value):
 
 @pytest.mark.feature('NaN without the scaler: TerminateOnNaNCallback')
 def test_terminate_on_nan(opt_func):
-    learn = quiet(cancer_learner(opt_func, cbs=[TerminateOnNaNCallback(), MemoryLength(), ClippedFraction()]))
+    learn = quiet(cancer_learner(opt_func, cbs=[TerminateOnNaNCallback(), MemoryLength(), ClippedFraction(every=1)]))
     learn.fit(1, 0.01, cbs=Poison(math.nan, [10]))
     assert learn.train_iter == 12 and steps(learn) == {12}      # the batch after it has the loss that is seen
     assert all(p.isnan().any() for p in learn.model.parameters())      # and by then it is everywhere: load a checkpoint
@@ -121,7 +121,7 @@ def test_empty_parameters(opt_func):
             super().__init__(*ls)
             self.none = nn.Parameter(torch.zeros(0,4))
         def forward(self, x): return super().forward(x)+self.none.sum()
-    learn = quiet(cancer_learner(opt_func, cbs=[MemoryLength(), ClippedFraction()], splitter=lambda m: list(m.parameters())))
+    learn = quiet(cancer_learner(opt_func, cbs=[MemoryLength(), ClippedFraction(every=1)], splitter=lambda m: list(m.parameters())))
     learn.model = Net(*learn.model)
     learn.fit_one_cycle(3, 0.03)
     assert steps(learn) == {75} and finite(learn.opt) and learn.opt.state[learn.model.none]['lr_avg'].shape == (0,4)
