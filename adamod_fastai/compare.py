@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse, math, os, re, sys, warnings
 from contextlib import closing, redirect_stdout
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from collections.abc import Callable
 
@@ -58,7 +60,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.funcs = {o:f for o,f,*_ in variants}
-        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: of {", ".join(o for o,*_ in variants)} two have the same name')
+        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: two are called the same in {", ".join(o[0] for o in variants)}')
         codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
         self.unseen = sorted({u for o in codes.values() for u in o.unseen})
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
@@ -66,13 +68,14 @@ class _Plan:
                      for o,f,h,m,w in variants for lr in lrs for s in range(seeds)]
 
     def __call__(self, o):
-        return _run(self.get_learner, self.funcs[o['opt']], o['lr'], o['seed'], self.n_epoch, self.schedule, self.cbs, o['memory'], o['warmup'])
+        opt_func,how = self.funcs[o['opt']],[o[k] for k in ('memory','warmup')]
+        return _run(self.get_learner, opt_func, o['lr'], o['seed'], self.n_epoch, self.schedule, self.cbs, *how)
 
     def reused(self, results):
         "A line about the runs that are in `results` already, if not all that they depend on can be compared"
         n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
-        what = ', '.join(self.unseen)
-        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; whether what their {what} held is the same cannot be seen'
+        what = f'whether what their {", ".join(self.unseen)} held is the same cannot be seen'
+        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; {what}'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
@@ -229,42 +232,122 @@ def plot_losses(
     ax.grid(alpha=0.3)
     return ax
 
-# %% ../nbs/08_compare.ipynb #c252a81d
-_tasks = dict(digits=digits_learner, densenet=densenet_learner, cancer=cancer_learner, transformer=transformer_learner, text=text_learner)
+# %% ../nbs/08_compare.ipynb #92c929c5
+_tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a convnet on scikit-learn's digits"),
+              transformer=(transformer_learner, 'flat',      '1e-3,3e-3,1e-2', "a small post-norm one, on Python's manual"),
+              text       =(text_learner,        'flat',      '1e-3,3e-3,1e-2', 'a larger one, half a minute a run'),
+              densenet   =(densenet_learner,    'one_cycle', '1e-3,1e-2,1e-1', 'on a third of the digits'),
+              cancer     =(cancer_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a tabular model on scikit-learn's breast cancer data"))
+
+# %% ../nbs/08_compare.ipynb #516cc6f1
+class _FileTask:
+    "The function `name` in the file `path`: found there again by a process that starts anew"
+    def __init__(self, path, name):
+        self.path,self.__name__ = path,name
+        spec = spec_from_file_location(f'_task_{Path(path).stem}', path)
+        m = sys.modules[spec.name] = module_from_spec(spec)
+        _beside(Path(path).resolve().parent)
+        spec.loader.exec_module(m)
+        self.__wrapped__ = getattr(m, name, None)
+
+    def __call__(self, opt_func): return self.__wrapped__(opt_func)
+    def __reduce__(self): return _FileTask,(self.path,self.__name__)
+
+def _beside(folder):
+    if str(folder) not in sys.path: sys.path.insert(0, str(folder))
+
+def _task(spec):
+    "What is known under the name `spec`, or the function FILE.py:FUNCTION or MODULE:FUNCTION, with a schedule and rates"
+    if spec in _tasks: return _tasks[spec][:3]
+    where,colon,name = spec.rpartition(':')
+    bad = lambda what: ValueError(f'Invalid task: {spec!r}, {what}')
+    if not colon: raise bad(f"it must be {', '.join(_tasks)}, FILE.py:FUNCTION or MODULE:FUNCTION")
+    if where.endswith('.py') and not Path(where).is_file(): raise bad(f'there is no file {where!r}')
+    try:
+        if where.endswith('.py'):
+            task = _FileTask(where, name)
+            f = task.__wrapped__
+        else:
+            _beside(Path.cwd())
+            task = f = getattr(import_module(where), name, None)
+    except Exception as e: raise bad(f'importing {where!r} raised {type(e).__name__}: {e}') from e
+    if not callable(f): raise bad(f'there is no function {name!r} in {where!r}')
+    return task,'one_cycle','1e-3,1e-2,1e-1'
+
+# %% ../nbs/08_compare.ipynb #4c6b8223
+_examples = """
+examples:
+  adamod-compare
+      two tasks: digits with fit_one_cycle, and a transformer at a constant rate without warm-up
+  adamod-compare --task digits --opts AdaMod,Adam --lrs 1e-3,1e-2 --seeds 5
+  adamod-compare --task transformer --opts Adam --warmup 0,0.1,0.3
+  adamod-compare --task my_file.py:get_learner --epochs 3
+      compares on get_learner(opt_func), your function that makes a new Learner
+"""
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message): self.exit(2, f'{self.prog}: {message}\n')
+    def error(self, message): self.exit(2, f'{self.prog}: {" ".join(message.split())}\n')
+
+def _n_cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def _parser():
-    p = _Parser('adamod-compare', description='Train with several optimizers and learning rates: a table, results.csv and pictures.',
-                formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
-    p.add_argument('--task', default='digits', help="what to train: 'digits', a convnet on scikit-learn's digits, 'densenet', a DenseNet on a third of "
-                   "them, 'cancer', a tabular model on its breast cancer data, 'transformer', a small post-norm transformer on the characters of Python's manual, or 'text', a larger one")
-    p.add_argument('--opts', default='AdaMod,DiffMod,Adam,RAdam,ranger,SGD', help=f"optimizers, of {', '.join(known_opts)}")
-    p.add_argument('--lrs', default='1e-3,1e-2,1e-1', help='learning rates, each above 0')
-    p.add_argument('--epochs', default='5', help='epochs of each run')
-    p.add_argument('--seeds', default='3', help='runs with each optimizer and learning rate')
-    p.add_argument('--schedule', default='one_cycle', help=f"how the learning rate changes: {', '.join(_schedules)}")
-    p.add_argument('--memory', help=f"what AdaMod, DiffMod and DeepMemory remember, as fractions of the run, such as {_pct}, or own,{_pct} (default: 'own', as they are)")
-    p.add_argument('--warmup', default='0', help="fractions of the run over which the rate rises from 0, before the schedule 'flat'")
-    p.add_argument('--out', default='adamod-compare', help='folder for the results; what is there already is not run again')
+    p = _Parser('adamod-compare', description='Train with several optimizers and learning rates: a table and two pictures for each task.',
+                formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_examples, allow_abbrev=False)
+    def add(name, default, help, **kwargs):
+        p.add_argument(f'--{name}', default=default, help=f'{help} (default: {kwargs.pop("shown", default)})', **kwargs)
+    known = '; '.join(f'{k}: {v[3]}' for k,v in _tasks.items())
+    add('task', 'digits,transformer', f'what to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
+    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,ranger,SGD',
+        f"optimizers, of {', '.join(known_opts)}; those with -1000 have the published memory, of 1000 batches")
+    add('lrs', None, 'learning rates, each above 0', shown='those of the task, 1e-3,1e-2,1e-1 for yours')
+    add('epochs', '5', 'epochs of each run')
+    add('seeds', '3', 'runs with each optimizer and learning rate')
+    add('schedule', None, f"how the learning rate changes: {', '.join(_schedules)}", shown='that of the task, one_cycle for yours')
+    add('memory', 'own', f'what optimizers with a memory remember, as fractions of the run, such as own,{_pct},0.5; own: as they are')
+    add('warmup', '0', "fractions of the run over which the rate rises from 0, with the schedule 'flat'")
+    add('metric', None, 'column to show', shown='the first metric of the task')
+    low = p.add_mutually_exclusive_group()
+    low.add_argument('--lower', dest='lower', action='store_true', default=None, help='the metric is better when it is low')
+    low.add_argument('--higher', dest='lower', action='store_false', help='or when it is high (default: as its name says)')
+    add('jobs', str(_n_cores()), 'runs side by side, each on one thread', shown='as many as there are cores')
+    add('out', 'adamod-compare', 'folder for the results; what is there already is not run again')
     return p
 
-# %% ../nbs/08_compare.ipynb #9f175486
-def _draw(df, metric, out):
-    "Save the pictures of `df` in `out`: their paths"
+# %% ../nbs/08_compare.ipynb #efcdcaff
+def _draw(df, metric, lower, stem):
+    "Save the pictures of `df`, whose paths begin with `stem`: their paths"
     lrs = sorted(df['lr'].unique())
     fig = Figure(figsize=(7,4.5), layout='constrained')
-    plot_metric(df, metric, ax=fig.add_subplot())
+    plot_metric(df, metric, ax=fig.add_subplot(), lower=lower)
     n_cols = min(3, len(lrs))
     n_rows = -(-len(lrs)//n_cols)
     curves = Figure(figsize=(1+4.5*n_cols,4*n_rows), layout='constrained')
     axs = curves.subplots(n_rows, n_cols, squeeze=False, sharey=True)
     for ax in axs.flat[len(lrs):]: ax.remove()
-    for ax,lr in zip(axs.flat, lrs): plot_losses(df, lr=lr, metric=metric, ax=ax).label_outer()
-    paths = [out/f'{metric}.png', out/'losses.png']
+    for ax,lr in zip(axs.flat, lrs): plot_losses(df, lr=lr, metric=metric, ax=ax, lower=lower).label_outer()
+    paths = [f'{stem}_{_file_name(metric)}.png', f'{stem}_losses.png']
     for f,path in zip((fig,curves), paths): f.savefig(path, dpi=150)
     return paths
+
+def _file_name(s): return re.sub(r'[^\w.-]+', '_', s).strip('_.')
+
+def _show_task(spec, plan, results, args):
+    "Print the table of a task and draw its pictures: their paths"
+    df = results.select(plan.grid)
+    metric = _metric(df, args.metric)
+    paths = _draw(df, metric, args.lower, results.out/_file_name(spec))
+    print(f'{spec}, {plan.schedule}, {plan.n_epoch} epochs: {metric}, mean ± standard deviation of {df.seed.nunique()} seeds, '
+          '* best of each learning rate\n')
+    print(compare_table(df, metric, lower=args.lower).to_string() + '\n')
+    return paths
+
+def _plans(args):
+    "A plan for each task of the command line"
+    res = {}
+    for o in dict.fromkeys(o.strip() for o in args.task.split(',')):
+        f,schedule,lrs = _task(o)
+        res[o] = _Plan(f, args.opts, args.lrs or lrs, args.seeds, args.epochs, args.schedule or schedule, args.memory, args.warmup)
+    return res
 
 def main(
     argv:list=None # Arguments, those of the command line if not given
@@ -274,25 +357,18 @@ def main(
     args,n_threads = p.parse_args(argv),torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        try:
-            task,schedule = _tasks[_one_of('task', args.task, _tasks)],_one_of('schedule', args.schedule, _schedules)
-            opts,lrs,epochs,seeds = _opts(args.opts),_rates(args.lrs),_count('epochs', args.epochs),_count('seeds', args.seeds)
-            memories,warmups = _memories(args.memory),_warmups(args.warmup, schedule)
-            if False: pass
-        except ValueError as e: p.error(str(e))
-        with redirect_stdout(sys.stderr): df = compare(task, opts, lrs, seeds, epochs, schedule, args.out, args.memory, warmups)
-        metric,out = _metric(df),Path(args.out)
-        files = [out/'results.csv', out/'losses.csv', *_draw(df, metric, out)]
-        if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-        print(f'{args.task}, {schedule}, {epochs} epochs: {metric}, mean ± standard deviation of {seeds} seeds, * best of each learning rate\n')
-        print(compare_table(df, metric).to_string() + '\n')
-        if 'clipped' in df:
-            have = df.dropna(subset='clipped')
-            print('Fraction of rates that the memory clipped, over the whole run\n')
-            print(compare_table(have, 'clipped', best=False).to_string() + '\n')
-            if not all(memories) and (have.clipped > 0.5).any():
-                print(f'Their memory is longer than most of these {int(df.batches.max())} batches: --memory {_pct} gives them {_pct:.0%} of the run.\n')
+        jobs,plans = _count('jobs', args.jobs),_plans(args)
+        with _Results(args.out) as results:
+            for plan in plans.values():
+                note = plan.reused(results)
+                if note: print(f'{p.prog}: {note}', file=sys.stderr)
+            with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs)
+            if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
+            files = [results.out/'results.csv', results.out/'losses.csv']
+            for o,plan in plans.items(): files += _show_task(o, plan, results, args)
         print('Wrote', ', '.join(map(str, files)))
-    except OSError as e: p.error(str(e))
+    except (ChildProcessError,ValueError) as e:
+        if isinstance(e, ValueError) and not str(e).startswith('Invalid '): raise # it is not about what was asked for
+        p.error(str(e))
     except KeyboardInterrupt: p.exit(130, '\n'*sys.stderr.isatty() + f'{p.prog}: interrupted, the same command goes on from there\n')
     finally: torch.set_num_threads(n_threads)

@@ -154,7 +154,7 @@ def _learner(get_learner, opt_func):
     learn.create_opt()
     if not asked.called: raise refuse('makes a Learner that does not use the opt_func it is given')
     params = [o for o in learn.model.parameters() if o.requires_grad]
-    if any(_trained.get(id(o)) is o for o in params): raise refuse('gives a model that was trained before, it must make a new one each time')
+    if any(_trained.get(id(o)) is o for o in params): raise refuse('gives a model that was trained before, it must make a new one')
     _trained.update({id(o):o for o in params})
     return learn
 

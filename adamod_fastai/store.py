@@ -65,7 +65,7 @@ class _Code:
         elif isinstance(o, ModuleType): self.add_module(o)
         elif isinstance(o, MethodType): self.add((o.__func__,o.__self__))
         elif isinstance(o, property): self.add((o.fget,o.fset))
-        elif isinstance(o, (staticmethod,classmethod)) or hasattr(o, 'cache_info'): self.add(o.__wrapped__)
+        elif hasattr(o, '__wrapped__') and not isinstance(o, FunctionType): self.add(o.__wrapped__) # a method's, a cache's, a file's
         elif isinstance(o, CodeType): self.add_code(o)
         elif isinstance(o, type) or hasattr(o, '__qualname__'):
             if _importable(o): return self.note(o.__module__, o.__qualname__)
