@@ -369,6 +369,7 @@ def failed(tmp_path_factory):
         return run(args, d),d
     with ThreadPoolExecutor(2) as ex: return dict(zip(bad_args, ex.map(lambda o: one(o[0]), bad_args.values())))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', bad_args)
 def test_command_refuses(failed, name):
     res,d = failed[name]
@@ -376,6 +377,7 @@ def test_command_refuses(failed, name):
     assert len(res.stderr.splitlines())==1 and res.stderr.startswith('adamod-compare: ') and bad_args[name][1] in res.stderr
     assert os.listdir(d)==['taken'] and (d/'taken').read_text()=='mine'
 
+@pytest.mark.slow
 def test_command(tmp_path):
     args = '--opts Adam,AdaMod --lrs 1e-2,1e-1 --epochs 1 --seeds 2 --schedule flat --out res'.split()
     res = run(args, tmp_path)
@@ -394,6 +396,7 @@ def test_command(tmp_path):
     again = run(args, tmp_path)
     assert again.stdout==res.stdout and (out/'results.csv').read_bytes()==before
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
 def test_command_interrupted(tmp_path):
     p = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -464,6 +467,7 @@ def test_loss_rise_is_the_sum_of_all_rises():
     smooth = [np.average(df.losses[0][:len(o)], weights=o) for o in weights]
     assert df.loss_rise[0] == pytest.approx(sum(max(0, b-a) for a,b in zip(smooth, smooth[1:])), rel=1e-4)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('get,n', [(densenet_learner,1198), (cancer_learner,285)])
 def test_the_other_tasks_train(get, n):
     learn = get(known_opts['Adam'])
@@ -499,6 +503,7 @@ def test_a_run_does_not_depend_on_jobs(tmp_path, one_thread, jobs):
     runs = rows(tmp_path/'results.csv')
     assert sorted(int(o['run']) for o in runs)==list(range(8)) and len(rows(tmp_path/'losses.csv'))==8*N_BATCHES
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_how_a_process_starts(monkeypatch, one_thread):
     args = dict(opts='AdaMod', lrs=1e-2, seeds=2, n_epoch=1)
     want = compare(digits_learner, **args)
@@ -560,6 +565,7 @@ class Wait(Callback):
 compare(Tiny(), 'Adam', [.2,.3], seeds=1, n_epoch=1, schedule='flat', out=sys.argv[1], cbs=lambda learn: Wait(), jobs=int(sys.argv[3]))
 """
 
+@pytest.mark.slow
 @pytest.mark.parametrize('jobs', [1,2])
 def test_two_comparisons_never_share_a_folder(tmp_path, jobs):
     p = subprocess.Popen([sys.executable, '-c', holder, str(tmp_path/'res'), os.path.dirname(__file__), str(jobs)], text=True, stdout=subprocess.PIPE,
