@@ -74,7 +74,8 @@ class Twins:
 
 def few(*shapes, dtype=torch.float32): return [torch.randn(s).to(dtype) for s in shapes or ((300,300),(20,30),(7,))]
 
-LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.randn(301, 301), matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
+LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.randn(301, 301),
+               matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
                one=lambda: torch.randn(1), one_of_many_dims=lambda: torch.randn(1, 1, 1), empty=lambda: torch.randn(0, 3),
                transposed=lambda: torch.randn(30, 20).t(), large_transposed=lambda: torch.randn(400, 300).t(),
                every_second=lambda: torch.randn(20, 30)[:,::2],
@@ -185,7 +186,8 @@ def test_parameters_whose_data_is_replaced():
         twins.step()
     twins.check()
 
-@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]], ids=['replaced','changed'])
+@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]],
+                         ids=['replaced','changed'])
 def test_other_step_functions_for_the_same_state(change):
     twins = Twins(AdaMod, few())
     for i in range(10):
@@ -202,7 +204,8 @@ def test_compiles_once_for_each_way_to_step():
     fused._programs.clear()
     before = graphs()
     for i in range(20):
-        twins.step(skip=(0,) if i<3 else (1,3) if i%4==0 else (), lr=[1e-2/(i+1),i*1e-3], mom=0.95-i/100, wd=[i%2*0.1,0], beta3=0.9+i/1000, eps=10**-(i+1))
+        skip = (0,) if i<3 else (1,3) if i%4==0 else ()
+        twins.step(skip, lr=[1e-2/(i+1),i*1e-3], mom=0.95-i/100, wd=[i%2*0.1,0], beta3=0.9+i/1000, eps=10**-(i+1))
         for p,q in twins.pairs: p.grad = q.grad = None
     assert graphs()-before == 2 # with weight decay and without: `if wd!=0` goes one way at each step
     twins.check()
@@ -338,7 +341,8 @@ def same_steps(cbs, n=40, **hypers):
     for p,q in zip(*res): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
 
 def test_fastai_adam():
-    same_steps([weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step], mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+    cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
+    same_steps(cbs, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
 
 def test_a_step_that_decides_by_a_number_compiles_each_way_once():
     def warm(p, lr, step=0, **kwargs):
@@ -454,7 +458,8 @@ other = torch.ones(())
 def other_step(p, lr, **kwargs): p.data.sub_(p.grad.data*other, alpha=lr)
 
 @pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shaped like'), (max_step,'max'), (deciding_step,'any'),
-                                      (keeping_step,'copy'), (out_step,'method'), (other_step,'gives a Tensor')], ids=lambda o: getattr(o, '__name__', None))
+                                      (keeping_step,'copy'), (out_step,'method'), (other_step,'gives a Tensor')],
+                         ids=lambda o: getattr(o, '__name__', None))
 def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
     with pytest.warns(UserWarning) as said: same_steps([step], n=5)
     said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
@@ -504,8 +509,8 @@ def test_no_compiler(monkeypatch, tmp_path):
 
 def test_global_settings_are_left_as_found(monkeypatch):
     monkeypatch.setattr(fused, '_programs', {})
-    found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(), torch.get_num_threads(),
-                     torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
+    found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(),
+                     torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
     before = found()
     stepped()
     assert found() == before
