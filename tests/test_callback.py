@@ -106,6 +106,7 @@ def test_fits_again_without_adding_columns():
 
 def test_fit_after_an_interrupted_one():
     class Stop(Callback):
+        order = 60     # after it has measured
         def after_step(self): raise KeyboardInterrupt
     learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(every=1)))
     with pytest.raises(KeyboardInterrupt): learn.fit(1, 0.01, cbs=Stop())
