@@ -7,13 +7,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 import fastai.callback.schedule  # adds fit_one_cycle to a Learner
-from fastai.basics import DataLoaders, L, ismin_torch
+from fastai.basics import DataLoaders, L, ismin_torch, noop
 
-from adamod_fastai.all import ClippedFraction, MemoryLength, ModOptimizer, RateHistogram
+from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, MemoryLength, ModOptimizer, RateHistogram
 from conftest import CASES, make_opt_func
 from learners import Tensors, ordered_learner, quiet, same, steps, values
+from test_costs import page_cost
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +92,20 @@ def rule(f, rank=None):
     learn.fit(1, 0.001)
     return [whole(p) for p in learn.model.parameters()]
 
+OPTS,DTYPES = {f.__name__: f for f in (AdaMod,DiffMod,DiffGrad,DeepMemory)},(torch.float32,torch.bfloat16)
+
+def held(opt_func, dtype, wrap=noop):
+    "How many parameters there are, and the bytes that this process holds for them"
+    model = wrap(nn.Sequential(nn.Linear(30,16), nn.Tanh(), nn.Linear(16,2)).to(dtype))
+    opt = opt_func(model.parameters(), lr=0.01)
+    for _ in range(2):
+        for p in model.parameters(): p.grad = torch.ones_like(p)
+        opt.step()
+    size = lambda *o: sum((t.to_local() if hasattr(t, 'to_local') else t).untyped_storage().nbytes() for t in o if torch.is_tensor(t))
+    ps = list(model.parameters())
+    return sum(p.numel() for p in ps),dict(parameter=size(*ps), gradient=size(*(p.grad for p in ps)),
+                                           state=size(*(v for p in ps for v in opt.state[p].values())))
+
 def work(rank, path):
     torch.set_num_threads(1)
     os.environ.pop('RANK', None)    # fastai's own loader is not to split the data again
@@ -101,7 +117,9 @@ def work(rank, path):
                 try: res[case,f.__name__] = f(case, rank, path)
                 except Exception as e: res[case,f.__name__] = repr(e)
                 else: res[case,f.__name__]['said'] = [(str(o.message), o.category) for o in said]
-    if FSDP: res |= {f.__name__: rule(f, rank) for f in RULES}
+    if FSDP:
+        res |= {f.__name__: rule(f, rank) for f in RULES}
+        res |= {('held',k,d): held(f, d, shard) for k,f in OPTS.items() for d in DTYPES}
     torch.save(res, f'{path}/{rank}.pth')
     dist.destroy_process_group()
 
@@ -172,3 +190,13 @@ def test_checkpoint_of_shards(opt_func, ranks, path, request):
 @needs_fsdp
 @pytest.mark.parametrize('f', RULES)
 def test_step_functions_of_ones_own_on_shards(f, ranks): close(ranks[0][f.__name__], rule(f))
+
+@needs_fsdp
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('opt_func', OPTS)
+def test_costs(opt_func, dtype, ranks):
+    cost = page_cost()
+    for found,n in (held(OPTS[opt_func], dtype),1), *((o['held',opt_func,dtype],2) for o in ranks):
+        numel,sizes = found
+        want = cost(OPTS[opt_func], dtype, n)
+        assert sizes == {k: numel*want[k] for k in sizes}
