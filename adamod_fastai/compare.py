@@ -73,9 +73,12 @@ class _Plan:
 
     def reused(self, results):
         "A line about the runs that are in `results` already, if not all that they depend on can be compared"
-        n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
-        what = f'whether what their {", ".join(self.unseen)} held is the same cannot be seen'
-        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; {what}'
+        found = [o for o in self.grid if results.find(o) is not None]
+        what = ['the code of their functions is']*any(map(results.unsure, found))
+        if self.unseen: what.append(f'what their {", ".join(self.unseen)} held is')
+        if not found or not what: return
+        what = ', and '.join(what)
+        return f'{len(found)} of {len(self.grid)} runs were in {str(results.out)!r} already; whether {what} the same cannot be seen'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
@@ -234,7 +237,7 @@ def plot_losses(
 
 # %% ../nbs/08_compare.ipynb #92c929c5
 _tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a convnet on scikit-learn's digits"),
-              transformer=(transformer_learner, 'flat',      '1e-3,3e-3,1e-2', "a small post-norm one, on Python's manual"),
+              transformer=(transformer_learner, 'flat',      '1e-3,2e-3,4e-3,8e-3', "a small post-norm one, on Python's manual"),
               text       =(text_learner,        'flat',      '1e-3,3e-3,1e-2', 'a larger one, half a minute a run'),
               densenet   =(densenet_learner,    'one_cycle', '1e-3,1e-2,1e-1', 'on a third of the digits'),
               cancer     =(cancer_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a tabular model on scikit-learn's breast cancer data"))
@@ -297,7 +300,7 @@ def _parser():
         p.add_argument(f'--{name}', default=default, help=f'{help} (default: {kwargs.pop("shown", default)})', **kwargs)
     known = '; '.join(f'{k}: {v[3]}' for k,v in _tasks.items())
     add('task', 'digits,transformer', f'what to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
-    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,ranger,SGD',
+    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,SGD',
         f"optimizers, of {', '.join(known_opts)}; those with -1000 have the published memory, of 1000 batches")
     add('lrs', None, 'learning rates, each above 0', shown='those of the task, 1e-3,1e-2,1e-1 for yours')
     add('epochs', '5', 'epochs of each run')

@@ -168,7 +168,7 @@ class _StackedTransformer(nn.Module):
         super().__init__()
         self.n_heads,self.scale = n_heads,math.sqrt(d)
         zeros,ones = [lambda *sz, f=f: nn.Parameter(f(*sz)) for f in (torch.zeros,torch.ones)]
-        self.emb,self.pos = _xavier(n_vocab, d),_xavier(seq_len, d)
+        self.emb,self.pos = _xavier(n_vocab, d),nn.Parameter(torch.randn(seq_len, d)*0.02)
         linear = lambda n_in,n_out: (_xavier(n_layers, n_out, n_in),zeros(n_layers, n_out))
         norm = lambda: (ones(n_layers, d),zeros(n_layers, d))
         self.layers = nn.ParameterList([*linear(d, 3*d), *linear(d, d), *norm(), *linear(d, 4*d), *linear(4*d, d), *norm()])

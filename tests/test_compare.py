@@ -421,7 +421,7 @@ def test_command_alone_runs_two_tasks(tmp_path, here):
     assert (res.returncode,res.stderr)==(0,'')
     runs = pd.read_csv(tmp_path/'adamod-compare'/'results.csv')
     assert sorted(set(zip(runs.task, runs.schedule)))==[('digits_learner','one_cycle'),('transformer_learner','flat')]
-    assert len(runs)==2*3*3 and sorted(runs[runs.task=='transformer_learner'].lr.unique())==[1e-3,3e-3,1e-2]
+    assert len(runs)==(3+4)*3 and sorted(runs[runs.task=='transformer_learner'].lr.unique())==[1e-3,2e-3,4e-3,8e-3]
     assert set(runs[runs.opt=='AdaMod'].opt_func)=={'AdaMod'} and set(runs[runs.opt=='AdaMod-1000'].opt_func)=={'AdaMod(len_memory=1000)'}
     assert set(runs[runs.opt!='Adam'].memory)=={0}
     tables = res.stdout.split('\n\n')
@@ -513,10 +513,10 @@ def test_command_interrupted(tmp_path, jobs):
     assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
     with pytest.raises(ProcessLookupError): os.killpg(p.pid, 0)
     before = rows(path)
-    assert 1 <= len(before) < 12
+    assert 1 <= len(before) < 14
     res = run(args, tmp_path)
     after = rows(path)
-    assert (res.returncode,res.stderr,len(after))==(0,'',12)
+    assert (res.returncode,res.stderr,len(after))==(0,'',14)
     assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
 
 # --- the memory
@@ -759,9 +759,14 @@ def test_what_is_installed_is_known_by_its_name(tmp_path):
 
 def test_results_from_before_the_code_was_kept_are_read(tmp_path):
     want = compare(digits_learner, **once, out=tmp_path)
-    pd.read_csv(tmp_path/'results.csv').drop(columns='code').to_csv(tmp_path/'results.csv', index=False)
+    pd.read_csv(tmp_path/'results.csv', dtype=str, keep_default_na=False).drop(columns='code').to_csv(tmp_path/'results.csv', index=False)
     df = compare(digits_learner, **{**once, 'seeds': 2}, out=tmp_path)
     assert df.seconds[0]==want.seconds[0] and len(rows(tmp_path/'results.csv'))==2
+    compare(tiny, **once, out=tmp_path)
+    pd.read_csv(tmp_path/'results.csv', dtype=str, keep_default_na=False).drop(columns='code').to_csv(tmp_path/'results.csv', index=False)
+    with pytest.warns(UserWarning, match='1 of 1 runs were in .*; whether the code of their functions is the same cannot be seen'):
+        compare(tiny, **once, out=tmp_path)
+    assert len(rows(tmp_path/'results.csv'))==3
 
 # --- a comparison that is none
 
