@@ -385,6 +385,7 @@ def here(capfd, monkeypatch):
     for o in set(sys.modules)-modules:
         if 'my_' in o or o == 'sub': sys.modules.pop(o)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', bad_args)
 def test_command_refuses(here, tmp_path, name):
     for o in taken: (tmp_path/o).write_text('mine is')
@@ -394,6 +395,7 @@ def test_command_refuses(here, tmp_path, name):
     assert len(res.stderr.splitlines())==1 and res.stderr.startswith('adamod-compare: ') and text in res.stderr
     assert sorted(o for o in os.listdir(tmp_path) if o != '__pycache__')==taken and (tmp_path/'taken').read_text()=='mine is'
 
+@pytest.mark.slow
 def test_command(tmp_path, here):
     args = '--task digits --opts Adam,AdaMod --lrs 1e-2,1e-1 --epochs 1 --seeds 2 --schedule flat --out res'.split()
     res = run(args, tmp_path)
@@ -578,6 +580,7 @@ def test_loss_rise_is_the_sum_of_all_rises():
     smooth = [np.average(df.losses[0][:len(o)], weights=o) for o in weights]
     assert df.loss_rise[0] == pytest.approx(sum(max(0, b-a) for a,b in zip(smooth, smooth[1:])), rel=1e-4)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('get,n', [(densenet_learner,1198), (cancer_learner,285)])
 def test_the_other_tasks_train(get, n):
     learn = get(known_opts['Adam'])
@@ -613,6 +616,7 @@ def test_a_run_does_not_depend_on_jobs(tmp_path, one_thread, jobs):
     runs = rows(tmp_path/'results.csv')
     assert sorted(int(o['run']) for o in runs)==list(range(8)) and len(rows(tmp_path/'losses.csv'))==8*N_BATCHES
 
+@pytest.mark.slow
 def test_a_run_does_not_depend_on_how_a_process_starts(monkeypatch, one_thread):
     args = dict(opts='AdaMod', lrs=1e-2, seeds=2, n_epoch=1)
     want = compare(digits_learner, **args)
@@ -674,6 +678,7 @@ class Wait(Callback):
 compare(Tiny(), 'Adam', [.2,.3], seeds=1, n_epoch=1, schedule='flat', out=sys.argv[1], cbs=lambda learn: Wait(), jobs=int(sys.argv[3]))
 """
 
+@pytest.mark.slow
 @pytest.mark.parametrize('jobs', [1,2])
 def test_two_comparisons_never_share_a_folder(tmp_path, jobs):
     p = subprocess.Popen([sys.executable, '-c', holder, str(tmp_path/'res'), os.path.dirname(__file__), str(jobs)], text=True, stdout=subprocess.PIPE,
