@@ -237,7 +237,7 @@ def plot_losses(
 
 # %% ../nbs/08_compare.ipynb #92c929c5
 _tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a convnet on scikit-learn's digits"),
-              transformer=(transformer_learner, 'flat',      '1e-3,2e-3,4e-3,8e-3', "a small post-norm one, on Python's manual"),
+              transformer=(transformer_learner, 'flat',      '1e-3,3e-3,1e-2', "a small post-norm one, on Python's manual"),
               text       =(text_learner,        'flat',      '1e-3,3e-3,1e-2', 'a larger one, half a minute a run'),
               densenet   =(densenet_learner,    'one_cycle', '1e-3,1e-2,1e-1', 'on a third of the digits'),
               cancer     =(cancer_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a tabular model on scikit-learn's breast cancer data"))
