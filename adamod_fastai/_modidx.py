@@ -319,6 +319,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.store._Results.close': ('store.html#_results.close', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.find': ('store.html#_results.find', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.select': ('store.html#_results.select', 'adamod_fastai/store.py'),
+                                     'adamod_fastai.store._Results.unsure': ('store.html#_results.unsure', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._importable': ('store.html#_importable', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._installed': ('store.html#_installed', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._lock': ('store.html#_lock', 'adamod_fastai/store.py')},
