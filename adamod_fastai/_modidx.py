@@ -152,6 +152,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'adamod_fastai.core.ModOptimizer.state_dict': ( 'core.html#modoptimizer.state_dict',
                                                                                     'adamod_fastai/core.py'),
                                     'adamod_fastai.core.ModOptimizer.step': ('core.html#modoptimizer.step', 'adamod_fastai/core.py'),
+                                    'adamod_fastai.core.ModOptimizer.zero_grad': ( 'core.html#modoptimizer.zero_grad',
+                                                                                   'adamod_fastai/core.py'),
                                     'adamod_fastai.core._Hypers': ('core.html#_hypers', 'adamod_fastai/core.py'),
                                     'adamod_fastai.core._Hypers.__reduce__': ('core.html#_hypers.__reduce__', 'adamod_fastai/core.py'),
                                     'adamod_fastai.core._Hypers.__setitem__': ('core.html#_hypers.__setitem__', 'adamod_fastai/core.py'),
