@@ -19,8 +19,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction._warn_if_short': ( 'callback.html#clippedfraction._warn_if_short',
                                                                                                    'adamod_fastai/callback.py'),
-                                        'adamod_fastai.callback.ClippedFraction.after_fit': ( 'callback.html#clippedfraction.after_fit',
-                                                                                              'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction.before_fit': ( 'callback.html#clippedfraction.before_fit',
                                                                                                'adamod_fastai/callback.py'),
                                         'adamod_fastai.callback.ClippedFraction.before_train': ( 'callback.html#clippedfraction.before_train',

@@ -106,6 +106,7 @@ class ClippedFraction(StepMeasure):
     ):
         super().__init__(every)
         self.metric = ValueMetric(self._epoch_mean, 'clipped')
+        self.metric.of_a_fit = True  # its end, whatever that is, takes the column away
 
     def reset(self):
         "Forget what was measured"
@@ -142,11 +143,6 @@ class ClippedFraction(StepMeasure):
     def before_validate(self):
         "Nothing was trained: no column"
         if not self._fitting: self._show(False)
-
-    def after_fit(self):
-        "Take the column out of the metrics"
-        super().after_fit()
-        self._show(False)
 
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
