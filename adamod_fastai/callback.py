@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable
 from math import ceil
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from fastai.basics import Callback, ValueMetric, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _after_switch, _base, _lend
+from .core import _after_switch, _base, _lend, _lies, _local
 from .memory import _pct, _wrong_opt, n_steps
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
@@ -82,6 +83,20 @@ class StepMeasure(Callback):
         "Raise an error if nothing was measured yet"
         if not self.steps: raise RuntimeError(f'Nothing measured yet: fit with {self.__class__.__name__} first')
 
+# %% ../nbs/04_callback.ipynb #a4144c43
+def _by_shards(todo, k):
+    "What of the parameters and states in `todo` lies in this process, together with what is sharded like it, by the state's `k`"
+    groups = defaultdict(list)
+    for p,_,s,h in todo: groups[_lies(s[k])].append((p, {n:_local(v) for n,v in s.items()}, h))
+    return list(groups.items())
+
+def _sum_over(lies, x):
+    "The sum of `x` over all processes, for parameters that are sharded so"
+    mesh,placements = lies or (None,())
+    for i,o in enumerate(placements):
+        if not o.is_replicate(): torch.distributed.all_reduce(x, group=mesh.get_group(i))
+    return x
+
 # %% ../nbs/04_callback.ipynb #4e8e57eb
 class ClippedFraction(StepMeasure):
     "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
@@ -135,10 +150,12 @@ class ClippedFraction(StepMeasure):
 
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
-        counts = [self._count(adaptive_rate(p, **{**s,**h})['rate'], s['lr_avg']) for p,_,s,h in todo]
-        rows = [(self._layer_of.get(p, -1),p.numel()) for p,*_ in todo]
+        groups = _by_shards(todo, 'lr_avg')
+        counts = [_sum_over(lies, torch.stack([self._count(adaptive_rate(p, **{**s,**h})['rate'], s['lr_avg']) for p,s,h in o]))
+                  for lies,o in groups]
+        rows = [(self._layer_of.get(p, -1),p.numel()) for _,o in groups for p,*_ in o]
         if rows != self._rows: self._rows,self._row_arrays = rows,np.array(rows).T
-        self._pending.append((*self._row_arrays, torch.stack(counts)))
+        self._pending.append((*self._row_arrays, torch.cat(counts)))
 
     @staticmethod
     def _count(rate, lr_avg):
@@ -260,8 +277,12 @@ class RateHistogram(StepMeasure):
     def measure(self, todo):
         "Add the histogram of the rates of the parameters in `todo`"
         cbs = getattr(self.opt, 'cbs', ())
-        logs = torch.cat([used_rate(p, s, h, cbs).flatten().float() for p,_,s,h in todo]).log10_().clamp_(self.lo, self.hi)
-        self._hists.append(torch.histc(logs, self.bins, self.lo, self.hi)/torch.where(logs.isnan().any(), torch.nan, logs.numel()))
+        n,found = sum(p.numel() for p,*_ in todo),0
+        for lies,group in _by_shards(todo, 'sqr_avg'):
+            logs = torch.cat([used_rate(p, s, h, cbs).flatten().float() for p,s,h in group]).log10_().clamp_(self.lo, self.hi)
+            hist = torch.histc(logs, self.bins, self.lo, self.hi)
+            found = found + _sum_over(lies, torch.where(logs.isnan().any(), torch.nan, hist))
+        self._hists.append(found/n)
 
     @property
     def histograms(self):

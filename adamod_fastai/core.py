@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math, warnings
 from difflib import get_close_matches
-from collections.abc import Callable, Iterable, MutableSequence
+from collections.abc import Callable, Hashable, Iterable, MutableSequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.optimizer import Optimizer
@@ -60,6 +62,72 @@ def _run(cbs, p, state, hyper):
         new = cb(p, **kwargs)
         if isinstance(new, dict): state.update(new); kwargs.update(new)
     for k in [k for k,v in state.items() if v is None]: del state[k]
+
+# %% ../nbs/00_core.ipynb #d7ddb598
+class _Refused(Exception): "Why step functions are not what they would have to be"
+class _Watch(TorchDispatchMode):
+    "Refuse what does not treat each element by itself"
+    ok = ('zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias '
+          'promote_types result_type').split()
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        base = getattr(getattr(torch.ops.aten, name.rstrip('_'), None), func._overloadname, func)
+        if name not in self.ok and not any(torch.Tag.pointwise in o.tags for o in (func,base)):
+            raise _Refused(f'uses `{name}`, which is not elementwise')
+        return func(*args, **(kwargs or {}))
+
+@lru_cache
+def _elementwise(cbs, hyper):
+    "Do step functions treat each element by itself? Tried for two steps, on one element and on two like it"
+    found = []
+    for n in 1,2:
+        p,state = torch.full((n,), 0.5),{}
+        p.grad,where = torch.full((n,), 0.25),p.data_ptr()
+        try:
+            with _Watch():
+                for _ in range(2): _run(cbs, p, state, dict(hyper))
+        except Exception: return False
+        found.append([o for o in (p, p.grad, *state.values()) if isinstance(o, Tensor)])
+        if p.data_ptr()!=where or any(o.shape!=p.shape for o in found[-1]): return False
+    return all(map(torch.allclose, *found))
+
+# %% ../nbs/00_core.ipynb #0673cea4
+def _is_sharded(o): return hasattr(type(o), 'to_local')  # a `DTensor`, without its import
+
+def _local(o):
+    "The part of a sharded tensor that lies in this process, and anything else as it is"
+    return o.to_local() if hasattr(type(o), 'to_local') else o
+
+def _shard_like(o, v):
+    "`v`, which lies in this process, as the part of a tensor that is sharded like `o`; `v` itself if `o` is not"
+    if not _is_sharded(o): return v
+    res = torch.empty_like(o, dtype=v.dtype)
+    res.to_local().set_(v)
+    return res
+
+def _lies(o):
+    "Among which processes a tensor is sharded, and how; `None` if it is not"
+    return (o.device_mesh,o.placements) if _is_sharded(o) else None
+
+def _alike(p, state):
+    "Does this process hold the same part of `p`, of its gradient and of its `state`?"
+    return all(_lies(o)==_lies(p) for o in (p.grad, *state.values()) if isinstance(o, Tensor))
+
+@torch.no_grad()
+def _step_local(cbs, p, state, hyper):
+    "Step the part of `p` that lies in this process"
+    q,new = p.to_local().detach(),{k:_local(v) for k,v in state.items()}
+    q.grad,old = p.grad.to_local(),dict(new)
+    _run(cbs, q, new, hyper)
+    for k in set(state)-set(new): del state[k]
+    for k,v in new.items():
+        if not isinstance(v, Tensor): state[k] = v
+        elif v is not old.get(k): state[k] = _shard_like(p, v)
+
+def _step(cbs, p, state, hyper):
+    "Run the step functions on `p`, or on the part of it that lies here if they do not look beyond that"
+    tried = lambda: _elementwise(tuple(cbs), tuple((k,0.5 if type(v) is float else v) for k,v in hyper.items() if isinstance(v, Hashable)))
+    (_step_local if _is_sharded(p) and _alike(p, state) and tried() else _run)(cbs, p, state, hyper)
 
 # %% ../nbs/00_core.ipynb #4d75b5df
 def _check_params(params):
@@ -113,7 +181,7 @@ class ModOptimizer(Optimizer):
         todo = self.all_params(with_grad=True)
         self._check_grads(todo)
         self._follow(todo)
-        for p,_,state,hyper in todo: _run(self.cbs, p, state, hyper)
+        for p,_,state,hyper in todo: _step(self.cbs, p, state, hyper)
 
 # %% ../nbs/00_core.ipynb #41242a51
 @patch

@@ -12,15 +12,13 @@ from functools import partial
 from itertools import accumulate, chain, count, groupby
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._triton import has_triton
-from .core import ModOptimizer, _run
+from .core import ModOptimizer, _Refused, _Watch, _alike, _is_sharded, _local, _run, _shard_like, _step
 
 # %% auto #0
 __all__ = ['FusedOptimizer']
 
 # %% ../nbs/01_fused.ipynb #ed83808b
-class _Refused(Exception): "Why step functions cannot be fused; no reason if only this time, because there is a new tensor in the state"
 class _StandIn:
     "Stands for a tensor while step functions run, and notes on a tape what they do with it"
     __slots__ = '_tape','_slot','dtype'
@@ -47,17 +45,6 @@ for o in 'add','sub','mul','truediv','pow','floordiv','mod','and_','or_','xor':
     setattr(_StandIn, f"__{o.strip('_')}__", _method(getattr(operator, o)))
     setattr(_StandIn, f"__r{o.strip('_')}__", _method(getattr(operator, o), swap=True))
 for o in 'add','sub','mul','div','pow': setattr(_StandIn, f"__i{o.replace('div', 'truediv')}__", _method(f'{o}_'))
-
-# %% ../nbs/01_fused.ipynb #90e7141a
-class _Watch(TorchDispatchMode):
-    "Refuse what does not treat each element by itself"
-    ok = 'zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias'.split()
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        base = getattr(getattr(torch.ops.aten, name.rstrip('_'), None), func._overloadname, func)
-        if name not in self.ok and not any(torch.Tag.pointwise in o.tags for o in (func,base)):
-            raise _Refused(f'uses `{name}`, which is not elementwise')
-        return func(*args, **(kwargs or {}))
 
 # %% ../nbs/01_fused.ipynb #e389aad3
 _narrow,_plain = (torch.bfloat16,torch.float16),(Tensor,torch.nn.Parameter)
@@ -203,12 +190,12 @@ class _Part:
         self.views,self.flats = scratch and [_views(o, ps) for o in self.bags],[self._together(k) for k in names]
     def _together(self, k):
         "The flat tensor of which the `k` of all states are the parts: from now on, if they are not already"
-        olds = [s[k] for s in self.states]
+        olds = [_local(s[k]) for s in self.states]
         if olds[0].untyped_storage().nbytes() == self.n*olds[0].itemsize:
             flat = olds[0].as_strided((self.n,), (1,), 0)
             if all(a.data_ptr()==b.data_ptr() and a.stride()==b.stride() for a,b in zip(olds, _views(flat, self.ps))): return flat
         flat = olds[0].new_zeros(self.n)
-        for s,old,new in zip(self.states, olds, _views(flat, self.ps)): s[k] = new.copy_(old)
+        for s,old,new in zip(self.states, olds, _views(flat, self.ps)): s[k] = _shard_like(s[k], new.copy_(old))
         return flat
     def fits(self, gs): return self.bags is not None or gs[self.idx[0]].stride()==self.stride
     def __call__(self, program, gs, nums):
@@ -223,8 +210,8 @@ class _Part:
 # %% ../nbs/01_fused.ipynb #a5c1f1cb
 class _Batch:
     "Parameters of one group that have all numbers in common, or one reason `why` they cannot be fused"
-    def __init__(self, group, spec, others, why, ps, state):
-        self.group,self.idx,self.states,self.why,self.spec = group,list(ps),[state[p] for p in ps.values()],why,spec
+    def __init__(self, group, spec, others, why, ps, states):
+        self.group,self.idx,self.states,self.why,self.spec = group,list(ps),[states[i] for i in ps],why,spec
         if why: return
         small,most = _sizes[spec.device.type]
         few = [i for i,p in ps.items() if p.numel()<small]
@@ -233,7 +220,7 @@ class _Batch:
         bags = [[i for _,i in o] for _,o in groupby(zip(ends, few), lambda o: (o[0]-1)//most)]
         n = max([2,*(sum(ps[i].numel() for i in o) for o in bags)])
         scratch = [torch.zeros(n, dtype=spec.dtypes[0], device=spec.device) for _ in range(2)]
-        part = lambda idx, *args: _Part(idx, [ps[i] for i in idx], [state[ps[i]] for i in idx], spec.names, *args)
+        part = lambda idx, *args: _Part(idx, [ps[i] for i in idx], [states[i] for i in idx], spec.names, *args)
         self.parts = [*(part([i]) for i,p in ps.items() if p.numel()>=small),*(part(o, scratch) for o in bags)]
         self.tensors,self.others = self._tensors(),[k for k in self.states[0] if k not in spec.names]
     def _tensors(self): return [s[k] for k in self.spec.names for s in self.states]
@@ -262,7 +249,7 @@ class _Batch:
 
 def _spec(p, g, state, shared):
     "The `_Spec` of a parameter, what else is in its state, and why it cannot be fused"
-    tensors = sorted((k,v) for k,v in state.items() if isinstance(v, Tensor))
+    tensors = sorted((k,_local(v)) for k,v in state.items() if isinstance(v, Tensor))
     odd = [k for k,v in tensors if (v.shape,v.device,v.layout)!=(p.shape,p.device,p.layout)]
     others,why = frozenset((k,type(v),v) for k,v in state.items() if not isinstance(v, Tensor)),None
     if type(p) not in _plain: why = f'it is a {type(p).__name__}'
@@ -278,16 +265,18 @@ def _overlapping(ps):
     spans = sorted((p.data_ptr(), p.data_ptr()+size(p), i) for i,p in ps.items() if type(p) in _plain and p.numel())
     return {o for (_,end,i),(start,_,j) in zip(spans, spans[1:]) if start<end for o in (i,j)}
 
-def _batches(opt, ps, gs):
+def _batches(opt, ps, parts, gs):
     "All parameters with a gradient, by what they have in common"
     groups,todo = [i for i,pg in enumerate(opt.param_lists) for _ in pg],defaultdict(dict)
     active = {i:p for i,(p,g) in enumerate(zip(ps, gs)) if g is not None}
     opt._check_grads([(p,) for p in active.values()])
+    states = {i:opt.state[p] for i,p in active.items()}
+    active = {i:parts[i] if _alike(p, states[i]) else p for i,p in active.items()}
     shared = _overlapping(active)
     for i,p in active.items():
-        try: todo[groups[i],*_spec(p, gs[i], opt.state[p], i in shared)][i] = p
+        try: todo[groups[i],*_spec(p, gs[i], states[i], i in shared)][i] = p
         except TypeError: todo[groups[i],None,None,'its state holds something that cannot be compared'][i] = p
-    return [_Batch(*key, o, opt.state) for key,o in todo.items()]
+    return [_Batch(*key, o, states) for key,o in todo.items()]
 
 # %% ../nbs/01_fused.ipynb #bce84e55
 def _check_compiler(kinds):
@@ -314,20 +303,22 @@ class FusedOptimizer(ModOptimizer):
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
         ps = list(chain.from_iterable(self.param_lists))
-        gs = [getattr(p, 'grad', None) for p in ps]
         with torch.no_grad():
-            if not (self._plan and self._keep(ps, gs)[0]==self._kept[0] and all(o.fits() for o in self._plan)):
+            wholes = [getattr(p, 'grad', None) for p in ps]
+            parts,gs = list(map(_local, ps)),list(map(_local, wholes))
+            if not (self._plan and self._keep(ps, parts, wholes)[0]==self._kept[0] and all(o.fits() for o in self._plan)):
                 self._plan = None
                 self._follow(self.all_params(with_grad=True))
-                self._plan = _batches(self, ps, gs)
-                self._kept = self._keep(ps, gs)
+                self._plan = _batches(self, ps, parts, gs)
+                self._kept = self._keep(ps, parts, wholes)
             for b in self._plan:
                 idx,why = b(self, gs, self.hypers[b.group])
                 for i in idx: self._eagerly(ps[i], self.hypers[b.group], why)
-    def _keep(self, ps, gs):
+    def _keep(self, ps, parts, gs):
         "What has to stay as it is while a plan holds, and the objects that are part of it"
         objs = [*ps,*self.cbs,self.state,*self.state.values()]
-        return [*map(id, objs),*(g if g is None else (p.data_ptr(),g.layout,g.dtype) for p,g in zip(ps, gs))],objs
+        lies = lambda g: g.placements if _is_sharded(g) else g.layout
+        return [*map(id, objs),*(g if g is None else (p.data_ptr(),lies(g),g.dtype) for p,g in zip(parts, gs))],objs
     def _find(self, key, nums, new):
         "The program for `key`, which all optimizers share: compile it if this one has not had too many"
         if key not in _programs:
@@ -339,7 +330,7 @@ class FusedOptimizer(ModOptimizer):
     def _eagerly(self, p, hyper, why):
         if why and why not in self._said: warnings.warn(f'fused=True: a parameter is stepped eagerly, because {why}', stacklevel=4)
         self._said.add(why)
-        _run(self.cbs, p, self.state[p], hyper)
+        _step(self.cbs, p, self.state[p], hyper)
     def state_dict(self):
         return {**(sd := super().state_dict()), 'state':[_own(o) for o in sd['state']]}
     def __getstate__(self):
@@ -347,4 +338,4 @@ class FusedOptimizer(ModOptimizer):
 
 def _own(state):
     "`state` with copies of the tensors that are parts of a larger one"
-    return {k:v.clone() if isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes else v for k,v in state.items()}
+    return {k:v.clone() if isinstance(v, Tensor) and (o:=_local(v)).untyped_storage().nbytes() > o.nbytes else v for k,v in state.items()}
