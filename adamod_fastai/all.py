@@ -3,4 +3,5 @@ from .fused import *
 from .memory import *
 from .optimizer import *
 from .callback import *
+from .runs import *
 from .compare import *

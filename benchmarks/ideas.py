@@ -11,6 +11,7 @@ import torch
 from fastai.optimizer import step_stat, weight_decay
 
 from adamod_fastai.all import *
+from adamod_fastai.tasks import *
 
 def average_grow(p, rate, step, beta3, lr_avg=None, start=10, **kwargs):
     return average_lr(p, rate, beta3=1-1/max(start, step), lr_avg=lr_avg)

@@ -12,6 +12,7 @@ from fastai.callback.schedule import SuggestionMethod
 from fastai.torch_core import no_random
 
 from adamod_fastai.all import *
+from adamod_fastai.tasks import *
 
 eight = {k: (f,None) for k,f in known_opts.items()}
 fitting = {f'{o}, memory 15%': (known_opts[o],0.15) for o in ('AdaMod','DiffMod')}

@@ -7,6 +7,7 @@ warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fast
 
 import torch
 from adamod_fastai.all import *
+from adamod_fastai.tasks import *
 
 def switch(learn, lr): return SwitchToSGD(lr)
 

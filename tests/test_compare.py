@@ -16,9 +16,10 @@ from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
 from fastai.optimizer import Adam, SGD
 
-from adamod_fastai.compare import (cancer_learner, compare, compare_table, densenet_learner, digits_dls, digits_learner, known_opts, plot_losses, plot_metric,
-                                   text_dls, text_learner)
+from adamod_fastai.compare import compare, compare_table, plot_losses, plot_metric
 from adamod_fastai.optimizer import AdaMod
+from adamod_fastai.runs import known_opts
+from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_dls, digits_learner, text_dls, text_learner, transformer_learner
 
 N_BATCHES = 6
 
@@ -275,6 +276,14 @@ def test_plot_losses_at_a_rate():
     with pytest.raises(ValueError, match='Invalid lr: 5'): plot_losses(frame(), lr=5)
     plt.close('all')
 
+# What is where
+
+def test_all_has_what_a_user_types():
+    names = {}
+    exec('from adamod_fastai.all import *', names)
+    assert {'compare','compare_table','plot_metric','plot_losses','known_opts','AdaMod','FusedOptimizer','ClippedFraction'} <= set(names)
+    assert not [o for o in names if o=='main' or o.endswith(('_dls','_learner'))]
+
 # The data
 
 def test_digits():
@@ -306,6 +315,35 @@ def test_transformer_does_not_see_ahead():
     changed[:,20:] = (changed[:,20:]+1) % learn.dls.c
     with torch.no_grad(): a,b = model(x),model(changed)
     assert torch.allclose(a[:,:20], b[:,:20], atol=1e-5) and not torch.allclose(a[:,20:], b[:,20:], atol=1e-2)
+
+def test_the_small_transformer_is_that_of_torch():
+    "The same weights in torch's own post-norm layers give the same"
+    learn = transformer_learner(n_layers=3)
+    model,d = learn.model.eval(),32
+    encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(d, 2, 128, dropout=0., batch_first=True), 3).train()
+    names = ['self_attn.in_proj_','self_attn.out_proj.','norm1.','linear1.','linear2.','norm2.']
+    with torch.no_grad():
+        for layer,ws in zip(encoder.layers, zip(*model.layers), strict=True):
+            for o,w in zip((f'{o}{k}' for o in names for k in ('weight','bias')), ws, strict=True): layer.get_parameter(o).copy_(w)
+        x = learn.dls.one_batch()[0]
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        want = encoder(model.emb[x]*d**0.5 + model.pos, mask=mask, is_causal=True) @ model.head.T + model.bias
+        assert x.shape==(16,16) and torch.allclose(model(x), want, atol=1e-4)
+
+@pytest.mark.parametrize('n_layers', [2,8,12])
+def test_the_small_transformer_has_16_tensors(n_layers):
+    ps = list(transformer_learner(n_layers=n_layers).model.parameters())
+    matrices = [w for p in ps if p.dim()==3 for w in p.data]
+    assert len(ps)==16 and len(matrices)==4*n_layers
+    for w in matrices: assert w.abs().max()==pytest.approx((6/sum(w.shape))**0.5, rel=0.1)
+    assert len({tuple(w.flatten()[:5].tolist()) for w in matrices})==len(matrices)
+
+def test_the_small_transformer_validates_on_blocks_from_all_of_the_last_tenth():
+    dls,whole = transformer_learner().dls,text_dls(16, 16)
+    seen,last = [{tuple(o.tolist()) for x,_ in o.valid for o in x} for o in (dls,whole)][0],whole.valid_ds.tensors[0]
+    places = [i for i,o in enumerate(last) if tuple(o.tolist()) in seen]
+    assert sum(len(x) for x,_ in dls.valid)==512 and places[0] < 10 and places[-1] > 0.85*len(last)
+    assert len(dls.train)==40
 
 def test_digits_are_learned():
     assert compare(digits_learner, 'Adam', 1e-2, seeds=1, n_epoch=2).accuracy[0] > 0.8
