@@ -17,7 +17,7 @@ from torch import Tensor
 from fastai.basics import Callback, ValueMetric, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _after_switch
+from .core import _after_switch, _base, _lend
 from .memory import _has_memory, _no_memory_error, _opt_name, _pct, n_steps
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
@@ -275,52 +275,55 @@ class RateHistogram(StepMeasure):
 # %% ../nbs/04_callback.ipynb #a625998c
 class SwitchToSGD(Callback):
     "Train with SGD and momentum from `pct` of the fit on"
-    order = ParamScheduler.order+5  # after the schedule has set its rates, and after `SaveModelCallback` has saved them
+    order = ParamScheduler.order+5  # after the schedule has set its rates
     def __init__(self,
-        lr:float|slice, # SGD's learning rate where the schedule peaks; a slice or list for the parameter groups
+        lr:float|slice, # SGD's learning rate where the schedule peaks, above 0; a slice or list for the parameter groups
         pct:float=0.7, # When to switch, as a fraction of the fit, in [0,1]
         mom:float=0.9 # SGD's momentum, in [0,1)
     ):
         if not 0 <= pct <= 1: raise ValueError(f'Invalid pct: {pct!r}, it must be in [0,1]')
         if not 0 <= mom < 1: raise ValueError(f'Invalid mom: {mom!r}, it must be at least 0 and below 1')
-        self.lr,self.pct,self.mom,self._cbs = lr,pct,mom,None
+        self.lr,self.pct,self.mom,self._scale = lr,pct,mom,None
 
     def before_fit(self):
-        "Give back what an interrupted fit could not"
-        self.after_fit()
+        "Forget the last fit"
+        self._scale = self._lrs = None
 
     def before_train(self):
-        "Raise an error if the optimizer is not made of step functions"
-        self._base = getattr(self.opt, 'opt', self.opt)  # inside a `Lookahead`
-        if not hasattr(self._base, 'cbs'): raise ValueError(f'SwitchToSGD needs a fastai Optimizer, the opt_func here is {_opt_name(self)}')
+        "Raise an error if the optimizer is not made of step functions, or if `lr` does not suit it"
+        base = _base(self.opt)
+        if not hasattr(base, 'cbs'): raise ValueError(f'SwitchToSGD needs a fastai Optimizer, the opt_func here is {_opt_name(self)}')
+        if self._lrs is None: self._lrs = self._check_lrs(base)
+
+    def _check_lrs(self, opt):
+        "The rate of each group of `opt`"
+        before = [h['lr'] for h in opt.hypers]
+        try:
+            opt.set_hyper('lr', self.lr)
+            lrs = [h['lr'] for h in opt.hypers]
+            if not all(0 < o < float('inf') for o in lrs): raise ValueError('it must be above 0')
+        except (AssertionError,TypeError,ValueError) as e: raise ValueError(f'Invalid lr: {self.lr!r} for SwitchToSGD, {e}') from None
+        finally: opt.set_hyper('lr', before)
+        return lrs
 
     @property
     def _schedule(self): return getattr(self.learn, 'param_scheduler', None) and self.learn.param_scheduler.scheds.get('lr')
 
-    def _switch(self):
-        base,sched = self._base,self._schedule
-        peaks = np.max([np.broadcast_to(sched(pct), len(base.hypers)) for pct in np.linspace(0, 1, 1001)], 0) if sched else [h['lr'] for h in base.hypers]
-        before = [(h['lr'],h['mom']) for h in base.hypers]
-        base.set_hyper('lr', self.lr)
-        self._scale = [h['lr']/peak for h,peak in zip(base.hypers, peaks)]
-        base.set_hyper('lr', [lr if sched else lr*scale for (lr,_),scale in zip(before, self._scale)])
-        self._cbs,self._moms = base.cbs,[mom for _,mom in before]
-        base.cbs = base.cbs[:1] + [average_grad,momentum_step]
-        for _,_,state,_ in base.all_params():
+    def _switch(self, opt):
+        sched,lrs = self._schedule,[h['lr'] for h in opt.hypers]
+        peaks = np.max([np.broadcast_to(sched(pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0) if sched else lrs
+        self._scale = [float(lr/peak) for lr,peak in zip(self._lrs, peaks)]
+        _lend(opt, cbs=opt.cbs[:1] + [average_grad,momentum_step])
+        for *_,state,_ in opt.all_params():
             if 'sqr_avg' not in state: continue  # nothing yet, or loaded from a checkpoint made after the switch
             state['grad_avg'].div_(1-self.mom)
-            for k in set(state)-_after_switch-set(base._keep_on_clear): del state[k]
+            for k in set(state)-_after_switch-set(opt._keep_on_clear): del state[k]
 
     def before_batch(self):
         "Switch when it is time, and keep to SGD's rates from then on"
         if not self.training or self.pct_train < self.pct or hasattr(self, 'lr_finder'): return
-        if self._cbs is None: self._switch()
-        if self._schedule: self._base.set_hyper('lr', [h['lr']*o for h,o in zip(self._base.hypers, self._scale)])
-        self._base.set_hyper('mom', self.mom)
-
-    def after_fit(self):
-        "Give back the step functions, with an empty state: SGD's averages are not theirs"
-        if self._cbs is None: return
-        self._base.cbs,self._cbs = self._cbs,None
-        self._base.set_hyper('mom', self._moms)
-        self.opt.clear_state()
+        opt = _base(self.opt)
+        if self._scale is None: self._switch(opt)
+        lrs = self._lrs
+        if self._schedule: lrs = [float(lr*o) for lr,o in zip(np.broadcast_to(self._schedule(self.pct_train), len(lrs)), self._scale)]
+        _lend(opt, lr=lrs, mom=self.mom)

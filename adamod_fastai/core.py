@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math, warnings
+from difflib import get_close_matches
 from collections.abc import Callable, Iterable, MutableSequence
 
 import torch
@@ -19,7 +20,7 @@ __all__ = ['ModOptimizer']
 
 # %% ../nbs/00_core.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
-_choices = dict(version=(0,1,2), paper=(True,False))
+_choices = dict(version=(0,1,2), paper=(True,False), fit_memory=(True,False), follow_lr=(True,False))
 
 def _check_hyper(k, v):
     "Refuse a value that the hyper `k` cannot have"
@@ -32,6 +33,18 @@ def _check_hyper(k, v):
     else: return
     if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
 
+_learners = 'lr','wd','mom'  # what a `Learner` and its schedules set, whether the step functions have a use for it or not
+
+def _check_name(k, names):
+    "Refuse a hyper `k` that no step function knows"
+    if k in names or k in _learners: return
+    like = get_close_matches(k, names, 1, 0.6)
+    raise ValueError(f"Invalid hyper: {k!r}, " + (f'did you mean {like[0]!r}?' if like else f"it must be one of {', '.join(sorted(names))}"))
+
+def _plain(v):
+    "A number as Python has it: schedules make NumPy's of them"
+    return v.item() if getattr(v, 'ndim', None)==0 and hasattr(v, 'item') else v
+
 # %% ../nbs/00_core.ipynb #b4d1e399
 def _run(cbs, p, state, hyper):
     "Call the step functions `cbs` on `p` in turn and keep in `state` what they return"
@@ -42,6 +55,16 @@ def _run(cbs, p, state, hyper):
     for k in [k for k,v in state.items() if v is None]: del state[k]
 
 # %% ../nbs/00_core.ipynb #4d75b5df
+def _check_params(params):
+    "The list of parameters or of groups that is in `params`"
+    params = [params] if isinstance(params, Tensor) else list(params)
+    if not params: raise ValueError('Invalid params: there must be at least one parameter')
+    for o in params:
+        if not isinstance(o, (Tensor,list,tuple,L)):
+            raise ValueError(f'Invalid params: a {type(o).__name__}, it must be parameters, or a list of them for each group '
+                             '(with hypers of its own by `set_hyper`)')
+    return params
+
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
@@ -49,23 +72,28 @@ class ModOptimizer(Optimizer):
         cbs:Callable|MutableSequence, # Step functions, called in order on each parameter
         **defaults # Hyper parameters: a value for all groups
     ):
-        super().__init__(params, cbs, **defaults)
+        super().__init__(_check_params(params), cbs, **defaults)
         seen = set()
         self.param_lists = self.param_lists.map(lambda pg: L(p for p in pg if not (p in seen or seen.add(p))))
 
     def set_hyper(self, k, v):
-        if v is None: _check_hyper(k, v)
-        super().set_hyper(k, v)
+        if hasattr(self, 'frozen_idx'): _check_name(k, self.hypers[0])  # fastai sets that last, when all hypers are there
+        super().set_hyper(k, [None]*len(self.param_lists) if v is None else _plain(v))
 
     def _set_hyper(self, k, v):
+        v = [_plain(o) for o in v]
         for v_ in v: _check_hyper(k, v_)
         super()._set_hyper(k, v)
+        if k=='beta3': _mine(self)
 
     def _check_grads(self, todo):
         for i,(p,*_) in enumerate(todo):
             if p.grad.layout is not torch.strided:
                 raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient, '
                                    'only dense ones are supported (for an embedding: sparse=False)')
+            if p.is_complex():
+                raise RuntimeError(f'Invalid parameter: parameter {i} of shape {tuple(p.shape)} is {p.dtype}, '
+                                   'only real ones are supported (step `torch.view_as_real` of it)')
 
     def _follow(self, todo):
         "Bring the state to the device of its parameter, and to its dtype if that is wider"
@@ -90,18 +118,55 @@ def freeze_to(self:ModOptimizer, n:int):
     for p,*_ in self.all_params(slice(None, n)):
         if not p.requires_grad: p.grad = None
 
+# %% ../nbs/00_core.ipynb #47bcd6bb
+_after_switch = {'grad_avg'}  # what `SwitchToSGD` keeps in the state
+
+def _base(opt):
+    "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
+    return opt.opt if isinstance(getattr(opt, 'opt', None), Optimizer) else opt
+
+def _lend(opt, **new):
+    "Use `new` hypers, and `new` step functions if there are `cbs` among them, until `_give_back`"
+    lent = opt.__dict__.setdefault('_lent', {})
+    for k,v in new.items():
+        lent.setdefault(k, opt.cbs if k=='cbs' else [h[k] for h in opt.hypers])
+        if k=='cbs': opt.cbs = v
+        else:
+            for h,v_ in zip(opt.hypers, v if isinstance(v, list) else [v]*len(opt.hypers)): h[k] = v_
+
+def _give_back(opt):
+    "Put back what was lent, and drop the state of step functions that were only lent"
+    lent = opt.__dict__.pop('_lent', {})
+    if 'cbs' in lent:
+        opt.cbs = lent.pop('cbs')
+        for *_,state,_ in opt.all_params():
+            if set(state)-set(opt._keep_on_clear) == _after_switch: del state['grad_avg']
+    for k,vs in lent.items():
+        for h,v in zip(opt.hypers, vs): h[k] = v
+
+def _mine(opt):
+    "`beta3` was set: it is not one that fits the run, nor one that is only lent"
+    lent = opt.__dict__.get('_lent', {})
+    lent.pop('beta3', None)
+    for i,h in enumerate(opt.hypers):
+        if 'fit_memory' in h: h['fit_memory'] = False
+        if 'follow_lr' in lent: h['follow_lr'] = lent['follow_lr'][i]
+    lent.pop('follow_lr', None)
+
 # %% ../nbs/00_core.ipynb #8c8fcebc
 def _steps_state(opt):
     "The names that the step functions of `opt` keep in a state"
-    p = torch.zeros(1)
+    p,state = torch.zeros(1),{}
     p.grad = torch.zeros(1)
-    probe = ModOptimizer([p], opt.cbs, **opt.hypers[0])
-    probe.step()
-    return set(probe.state[p])
+    _run(_own(opt, 'cbs', opt.cbs), p, state, opt.hypers[0])
+    return set(state)
+
+def _own(opt, k, v): return opt.__dict__.get('_lent', {}).get(k, v)
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
 
-_after_switch = {'grad_avg'}  # what `SwitchToSGD` leaves in the state, under the same hypers
+_newer = dict(fit_memory=False, follow_lr=False)  # hypers that older checkpoints do not have
+_some = {'last_lr'}  # what is kept only while the memory follows the learning rate
 
 def _misfit(opt, hypers, state):
     "What keeps `hypers` and `state` from being those of `opt`, in words, `None` if nothing does"
@@ -110,10 +175,11 @@ def _misfit(opt, hypers, state):
     for h in hypers:
         if missing := set(opt.hypers[0])-set(h): return f'it was saved by another optimizer, without the hypers {_names(missing)}'
     if len(state) != len(params): return f'it has {len(state)} parameters, the optimizer has {len(params)}'
-    want = _steps_state(opt)
+    want = _steps_state(opt)-_some
     for i,(p,s) in enumerate(zip(params, state)):
-        has = set(s)-set(opt._keep_on_clear)
-        if has and has != want and has != _after_switch: return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
+        has = set(s)-set(opt._keep_on_clear)-_some
+        if has and has != want and has != _after_switch:
+            return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
         for k,v in s.items():
             if torch.is_tensor(v) and v.shape != p.shape:
                 return f'its {k} of parameter {i} has shape {tuple(v.shape)}, the parameter {tuple(p.shape)}'
@@ -124,17 +190,22 @@ _saver = {'saved_by': 'adamod_fastai'}
 @patch
 def state_dict(self:ModOptimizer):
     "The `state` of all parameters and the `hypers` of all groups, with one entry more that fastai's optimizers refuse"
-    sd = Optimizer.state_dict(self)
-    return {**sd, 'hypers': [*sd['hypers'], _saver]}
+    hypers = [{k:_own(self, k, [v]*len(self.hypers))[i] for k,v in h.items()} for i,h in enumerate(self.hypers)]
+    return {**Optimizer.state_dict(self), 'hypers': [*hypers, _saver]}
 
 @patch
 def load_state_dict(self:ModOptimizer, sd:dict):
     "Load what `state_dict` gave; if that is not of such an optimizer, raise `ValueError` and change nothing"
-    hypers = [h for h in sd['hypers'] if h != _saver]
+    hypers = [{**{k:v for k,v in _newer.items() if k in self.hypers[0]}, **h} for h in sd['hypers'] if h != _saver]
     if why := _misfit(self, hypers, sd['state']):
         msg = f'This optimizer state does not fit and is not loaded: {why}'
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)
-    self.hypers = L(dict(h) for h in hypers)
+    plain = lambda d: {k:v if isinstance(v, Tensor) else _plain(v) for k,v in d.items()}
+    lent = {k:[h[k] for h in self.hypers] for k in self.__dict__.get('_lent', {}) if k!='cbs'}
+    self.hypers = L(plain(h) for h in hypers)
+    for k,vs in lent.items():  # what is lent to a fit stays so, what comes back after it is what was loaded
+        self._lent[k] = [h[k] for h in self.hypers]
+        for h,v in zip(self.hypers, vs): h[k] = v
     self.state.clear()
-    for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = dict(s)
+    for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = plain(s)

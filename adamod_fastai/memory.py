@@ -5,10 +5,15 @@
 # %% ../nbs/02_memory.ipynb #79898647
 from __future__ import annotations
 
-import math
-from math import ceil
+import math, warnings
+from functools import wraps
 
+from fastcore.basics import patch_to
+from fastcore.foundation import L
 from fastai.basics import Callback, Learner
+from fastai.callback.schedule import ParamScheduler
+
+from .core import _base, _give_back, _lend
 
 # %% auto #0
 __all__ = ['len2beta3', 'n_steps', 'MemoryLength']
@@ -23,23 +28,44 @@ def len2beta3(
     if not ok: raise ValueError(f'Invalid len_memory: {len_memory!r}, it must be a finite number of batches, at least 1')
     return 1-1/len_memory
 
-def _beta3(beta3, len_memory, default):
+def _memory_hypers(beta3, len_memory, follow_lr, default=0.999):
+    "The hypers of an optimizer with a memory: one that fits the run if neither `beta3` nor `len_memory` is given"
     if beta3 is not None and len_memory is not None:
         raise ValueError(f'Invalid beta3 and len_memory: {beta3!r} and {len_memory!r}, give one or the other')
-    return len2beta3(len_memory) if len_memory is not None else default if beta3 is None else beta3
+    if len_memory is not None: beta3 = len2beta3(len_memory)
+    return dict(beta3=default if beta3 is None else beta3, fit_memory=beta3 is None, **({'follow_lr': True} if follow_lr else {}))
 
 # %% ../nbs/02_memory.ipynb #a2c8fd8d
+def _batch_sizes(dl):
+    "Items in each batch of an epoch of `dl`, `None` if it does not say how long it is"
+    try: n = len(dl)
+    except TypeError: return None
+    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 1  # fastai's, and PyTorch's
+    res = [bs]*n
+    items = getattr(dl, 'n', None)
+    if items is None and hasattr(getattr(dl, 'dataset', None), '__len__'): items = len(dl.dataset)
+    if res and items and not getattr(dl, 'drop_last', False) and (n-1)*bs < items < n*bs: res[-1] = items-(n-1)*bs
+    return res
+
 def n_steps(
     learn:Learner, # A `Learner` that is fitting
     n_epoch:int=None # Number of epochs to count, those of the fit if `None`
 ) -> int:
-    "Number of optimizer steps in a fit: batches, or groups of them under `GradientAccumulation`"
-    if n_epoch is None: n_epoch = learn.n_epoch
-    n = len(learn.dls.train)*n_epoch
-    if hasattr(learn, 'lr_finder'): n = min(n, learn.lr_finder.num_it)
-    if hasattr(learn, 'gradient_accumulation'): n //= ceil(learn.gradient_accumulation.n_acc/learn.dls.train.bs)
-    return n
+    "Number of optimizer steps in a fit: batches, or groups of them under `GradientAccumulation`; `None` if the loader has no length"
+    sizes = _batch_sizes(learn.dls.train)
+    if sizes is None: return None
+    if hasattr(learn, 'short_epoch'):
+        sizes = sizes[:next((i+1 for i in range(len(sizes)) if i/len(sizes) >= learn.short_epoch.pct), len(sizes))]
+    sizes *= learn.n_epoch if n_epoch is None else n_epoch
+    if hasattr(learn, 'lr_finder'): sizes = sizes[:learn.lr_finder.num_it]
+    if not hasattr(learn, 'gradient_accumulation'): return len(sizes)
+    steps,count = 0,0
+    for o in sizes:
+        count += o
+        if count >= learn.gradient_accumulation.n_acc: steps,count = steps+1,0
+    return steps
 
+# %% ../nbs/02_memory.ipynb #3eca1249
 _pct = 0.15 # of a fit: the memory that suits most, see `MemoryLength`
 
 def _has_memory(opt): return all('beta3' in h for h in getattr(opt, 'hypers', [{}]))
@@ -52,31 +78,50 @@ def _no_memory_error(cb):
 # %% ../nbs/02_memory.ipynb #2d18d039
 class MemoryLength(Callback):
     "Give the optimizer, for each fit, a memory in proportion to that fit's length"
-    order = 61  # after `LRFinder` has saved the optimizer, so that what it loads is what was there
     def __init__(self,
         pct:float=None, # Batches to remember as a fraction of the fit's optimizer steps, above 0; 0.15 if `epochs` is not given either
         epochs:float=None # Batches to remember in epochs, above 0: instead of `pct`
     ):
-        if pct is not None and epochs is not None: raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}, give one or the other')
+        if pct is not None and epochs is not None:
+            raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}, give one or the other')
         self.pct,self.epochs = _pct if pct is None and epochs is None else pct,epochs
         for k,v in dict(pct=self.pct, epochs=epochs).items():
-            if v is not None and not 0 < v < float('inf'): raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
-        self._before = None
+            if v is not None and not 0 < v < math.inf: raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
+        self._start = False
 
     def before_fit(self):
-        "Set `beta3` for this fit"
-        self.after_fit()  # what an interrupted fit could not give back
-        if not _has_memory(self.opt) or hasattr(self, 'gather_preds'): return
-        n = n_steps(self.learn) if self.epochs is None else n_steps(self.learn, 1)
-        self.len_memory = max(1, n*(self.pct or self.epochs))
-        self._before = [h['beta3'] for h in self.opt.hypers]
-        self.opt.set_hyper('beta3', len2beta3(self.len_memory))
+        "Wait for the first batch: `get_preds` and `validate` have none"
+        self._start = True
 
     def before_train(self):
-        "Raise an error if the optimizer has no memory"
+        "Lend the memory of this fit"
         if not _has_memory(self.opt): raise _no_memory_error(self)
+        if not self._start: return
+        self._start = False
+        if any('beta3' in o.scheds for o in self.learn._grab_cbs(ParamScheduler)): return  # the schedule wins
+        n = n_steps(self.learn, None if self.epochs is None else 1)
+        if n is None:
+            self.len_memory = None
+            warnings.warn('The training data has no length, so that the memory cannot fit the run: '
+                          'it is that of beta3. Pass len_memory, in batches, for another.', stacklevel=2)
+            return
+        self.len_memory = max(1, n*(self.pct or self.epochs))
+        opt = _base(self.opt)
+        _lend(opt, beta3=len2beta3(self.len_memory))
+        if all(h.get('fit_memory') and 'follow_lr' in h for h in opt.hypers): _lend(opt, follow_lr=True)
 
-    def after_fit(self):
-        "Give back each group's `beta3`"
-        if self._before is not None: self.opt.set_hyper('beta3', self._before)
-        self._before = None
+# %% ../nbs/02_memory.ipynb #9c40220d
+def _fit_cbs(learn, cbs):
+    "`cbs`, with a `MemoryLength` if the optimizer wants its memory to fit and nobody has given it one"
+    has = any(isinstance(o, MemoryLength) or o is MemoryLength for o in learn.cbs+cbs)
+    wants = all(h.get('fit_memory') for h in getattr(_base(learn.opt), 'hypers', [{}]))
+    return cbs if has or not wants else cbs+[MemoryLength()]
+
+_learner_fit = Learner.fit
+
+@patch_to(Learner)
+@wraps(_learner_fit)
+def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, **kwargs):
+    if reset_opt or not self.opt: self.create_opt()
+    try: return _learner_fit(self, n_epoch, lr=lr, wd=wd, cbs=_fit_cbs(self, L(cbs)), **kwargs)
+    finally: _give_back(_base(self.opt))

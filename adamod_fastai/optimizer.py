@@ -14,7 +14,7 @@ from fastai.optimizer import Optimizer, weight_decay, l2_reg, average_grad, aver
 
 from .core import ModOptimizer
 from .fused import FusedOptimizer
-from .memory import _beta3, len2beta3
+from .memory import _memory_hypers, len2beta3
 
 # %% auto #0
 __all__ = ['average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'rescale_lr_avg', 'clip_rate', 'mean_rate',
@@ -54,10 +54,13 @@ def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
     return {'lr_avg': lr_avg.lerp_(rate, (p.grad.data != 0).to(rate.dtype)*(1-beta3))}
 
 # %% ../nbs/03_optimizer.ipynb #f703ccf6
-def rescale_lr_avg(p, lr, lr_avg=None, last_lr=None, **kwargs):
-    "Bring the memory `lr_avg` of `p` from the last learning rate that was not zero to `lr`"
+def rescale_lr_avg(p, lr, lr_avg=None, last_lr=None, follow_lr=False, **kwargs):
+    "If the memory is to `follow_lr`, bring `lr_avg` of `p` from the last learning rate that was not zero to `lr`"
+    if not follow_lr: return {'last_lr': None}
     if lr_avg is not None and last_lr and lr: lr_avg.mul_(lr/last_lr)
     return {'last_lr': lr or last_lr}
+
+rescale_lr_avg.defaults = dict(follow_lr=False)
 
 # %% ../nbs/03_optimizer.ipynb #af9b3175
 def clip_rate(p, rate, lr_avg, **kwargs):
@@ -95,7 +98,8 @@ def _averages(decouple_wd):
     return [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]
 
 # %% ../nbs/03_optimizer.ipynb #1f158286
-def _memory(skip_zeros, follow_lr): return [rescale_lr_avg]*bool(follow_lr) + [average_seen_lr if skip_zeros else average_lr]
+def _memory(skip_zeros, follow_lr):
+    return [rescale_lr_avg]*(follow_lr is not False) + [average_seen_lr if skip_zeros else average_lr]
 
 # %% ../nbs/03_optimizer.ipynb #451c3895
 def _optimizer(fused):
@@ -108,19 +112,20 @@ def AdaMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1), .999 if `len_memory` is not given either
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
     len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rule of the paper, or that of the authors' released code?
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd, paper=paper)
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
+                             **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #e67203a2
 def DiffGrad(
@@ -144,7 +149,7 @@ def DiffMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1), .999 if `len_memory` is not given either
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
     len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
@@ -152,13 +157,13 @@ def DiffMod(
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=0, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, 0.999), eps=eps, wd=wd,
-                        paper=paper, version=version)
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+                             **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #5d5eb0a2
 def DeepMemory(
@@ -166,18 +171,18 @@ def DeepMemory(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1)
-    len_memory:float=None, # Number of batches to remember, at least 1; 200 if `beta3` is not given either: about an epoch
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
+    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-6, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
     version:int=1, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=False, # Rescale the memory as `lr` changes, so that it does not remember the schedule?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, beta3=_beta3(beta3, len_memory, len2beta3(200)), eps=eps, wd=wd,
-                        paper=paper, version=version)
+    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+                             **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))
