@@ -13,11 +13,13 @@ import pandas as pd
 import torch
 from fastai.optimizer import Adam, RAdam, SGD, ranger
 from adamod_fastai.all import AdaMod, compare
+from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, transformer_learner
 
 from tasks import long_learner, new_tasks
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
+old_tasks = dict(transformer=(transformer_learner, 5), digits=(digits_learner, 5), cancer=(cancer_learner, 8))
 seeds = 5
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
@@ -48,13 +50,36 @@ def table(tasks):
                 around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
                 print(task, schedule, name, flush=True)
 
-def long():
+def deep(*depths, lrs=(3e-4,1e-3,3e-3,1e-2)):
+    for n in depths:
+        run = partial(compare, partial(transformer_learner, n_layers=n, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
+                      out=out/f'deep/{n}')
+        run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
+        run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
+        run(dict(AdaMod=AdaMod), memory=[0.3,1])
+        print('deep', n, flush=True)
+
+def long(schedule='flat'):
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
-    for schedule in 'flat','one_cycle':
-        for lr in 3e-3,1e-2,1e-3:
-            compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam}, lr, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
+    for lr in 3e-3,1e-2,1e-3:
+        compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam}, lr, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
+        print('long', schedule, lr, flush=True)
+
+def facts():
+    "What the tasks are, into tasks.csv; the score of who learned nothing is that of the best constant answer"
+    kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
+                 diamonds='table, regression', mnist='images', source='text')
+    rows = []
+    for name,(get_learner,n_epoch) in {**new_tasks, **old_tasks}.items():
+        learn = get_learner(Adam)
+        train,valid = learn.dls.train.dataset.tensors[-1].flatten(),learn.dls.valid.dataset.tensors[-1].flatten()
+        nothing = 0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()
+        rows.append(dict(task=name, kind=kinds[name], chosen_on=name in old_tasks or name=='transformer', train=len(learn.dls.train.dataset),
+            batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs, weights=sum(p.numel() for p in learn.model.parameters()), nothing=nothing))
+    pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    studies = dict(new=partial(table, new_tasks), long=long)
+    studies = dict(new=partial(table, new_tasks), deep=partial(deep, 8, 4), old=partial(table, old_tasks), long=long,
+                   deep_more=partial(deep, 12, 2), densenet=partial(table, dict(densenet=(densenet_learner, 8))), facts=facts)
     for o in sys.argv[1:] or studies: studies[o]()
