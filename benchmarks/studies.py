@@ -45,8 +45,20 @@ def around_best(run, most=9):
         else: return
     run([rate(k) for k in ks], seeds=seeds)
 
+def take(task, n_epoch):
+    "Put what other studies have run of the same, with optimizers that have no memory, into the folder of `task`"
+    path = out/'table'/task/'results.csv'
+    if path.exists(): return
+    dfs = [pd.read_csv(o, keep_default_na=False) for o in (out/k/task/'results.csv' for k in ('memory','rates')) if o.exists()]
+    dfs = [df[df.opt.isin(set(opts)-{'AdaMod'}) & (df.n_epoch==n_epoch) & df.schedule.isin(['one_cycle','flat'])] for df in dfs]
+    if not any(map(len, dfs)): return
+    df = pd.concat(dfs, ignore_index=True).drop_duplicates(['opt','lr','seed','schedule'], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    df.assign(run=df.index).to_csv(path, index=False)
+
 def table(tasks):
     for task,(get_learner,n_epoch) in tasks.items():
+        take(task, n_epoch)
         for schedule in 'one_cycle','flat':
             for name,f in opts.items():
                 around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
