@@ -1,7 +1,7 @@
 """The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
 The studies are those below: all of them without a name, some ninety minutes on one core. What is in nbs/results already is not run
-again, so they can be interrupted. `new` and `facts` need data that two packages carry, see tasks.py.
+again, so they can be interrupted. `diamonds`, `mnist` and `facts` need data that two packages carry, see tasks.py.
 """
 import sys, warnings
 from functools import partial
@@ -19,9 +19,8 @@ from tasks import long_learner, new_tasks
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
-old_tasks = dict(transformer=(transformer_learner, 5), digits=(digits_learner, 5), cancer=(cancer_learner, 8))
-densenet = dict(densenet=(densenet_learner, 8)) # the last, because it takes the longest
-all_tasks = {**new_tasks, **old_tasks, **densenet}
+all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8), 'transformer': (transformer_learner, 5),
+             'densenet': (densenet_learner, 8)}
 seeds = 5
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
@@ -56,22 +55,21 @@ def take(task, n_epoch):
     path.parent.mkdir(parents=True, exist_ok=True)
     df.assign(run=df.index).to_csv(path, index=False)
 
-def table(tasks):
-    for task,(get_learner,n_epoch) in tasks.items():
-        take(task, n_epoch)
-        for schedule in 'one_cycle','flat':
-            for name,f in opts.items():
-                around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
-                print(task, schedule, name, flush=True)
+def table(task, *schedules):
+    get_learner,n_epoch = all_tasks[task]
+    take(task, n_epoch)
+    for schedule in schedules:
+        for name,f in opts.items():
+            around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
+            print(task, schedule, name, flush=True)
 
-def deep(*depths, lrs=(3e-4,1e-3,3e-3,1e-2)):
-    for n in depths:
-        run = partial(compare, partial(transformer_learner, n_layers=n, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
-                      out=out/f'deep/{n}')
-        run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
-        run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
-        run(dict(AdaMod=AdaMod), memory=[0.3,1])
-        print('deep', n, flush=True)
+def deep(n_layers, lrs=(3e-4,1e-3,3e-3,1e-2)):
+    run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
+                  out=out/f'deep/{n_layers}')
+    run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
+    run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
+    run(dict(AdaMod=AdaMod), memory=[0.3,1])
+    print('deep', n_layers, flush=True)
 
 def long(schedule='flat'):
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
@@ -95,6 +93,6 @@ def facts():
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    studies = dict(new=partial(table, new_tasks), deep=partial(deep, 8, 4), old=partial(table, old_tasks), long=long,
-                   deep_more=partial(deep, 12, 2), densenet=partial(table, densenet), facts=facts)
+    studies = {'facts': facts, 'long': long, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
+               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12)}}
     for o in sys.argv[1:] or studies: studies[o]()

@@ -120,7 +120,7 @@ class GPT(nn.Module):
         for o in self.layers: x = o(x, src_mask=self.mask, is_causal=True)
         return self.head(self.norm(x))
 
-def source_learner(opt_func): # 4 epochs: 200 batches
+def source_learner(opt_func): # 3 epochs: 150 batches
     "A transformer as they are built today, norm first, that predicts the next of 64 bytes of Python's own source"
     return _learner(source(), GPT(), CrossEntropyLossFlat(), accuracy, opt_func, 8, n=8*50)
 
@@ -158,4 +158,4 @@ def long_learner(opt_func, n=5): # 10 epochs: 20,000 batches
     "`n` small networks, each on batches of 16 bytes, for a long run"
     return _learner(ngrams(), NGrams(n), sum_loss, [accuracy_of(i) for i in range(n)], opt_func, 16*n, n=16*n*2000)
 
-new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1), source=(source_learner, 4))
+new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1), source=(source_learner, 3))
