@@ -31,18 +31,22 @@ def scores(df):
     return df.assign(score=df[metric].where(~df.diverged)).groupby('lr').score.agg(lambda o: o.mean(skipna=False)).fillna(float('-inf'))
 
 def around_best(run, most=9):
-    "Run a seed at each decade; then all at the best and half a decade to both sides, and on until the best and all within a point of it are inside"
-    decades = range(-8, 1, 2)
+    """Run one seed at each decade; then all seeds at the best decade and half a decade to both sides of it, and on to the side of the best,
+    or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far"""
+    decades,means = range(-8, 1, 2),{}
     first = scores(run([rate(k) for k in decades], seeds=1))
-    best = max(decades, key=lambda k: first[rate(k)])
-    ks = [best-1,best,best+1]
-    while len(ks) < most:
-        got = scores(run([rate(k) for k in ks], seeds=seeds))
-        got = [got[rate(k)] for k in ks]
-        if   got[ 0] > max(got)-0.01: ks.insert(0, ks[0]-1)
-        elif got[-1] > max(got)-0.01: ks.append(ks[-1]+1)
-        else: return
-    run([rate(k) for k in ks], seeds=seeds)
+    first = {k:first[rate(k)] for k in decades}
+    while left := {k:v for k,v in first.items() if k not in means}:
+        k = max(left, key=left.get)
+        if means and left[k] <= max(means.values()): return
+        ks = [k-1,k,k+1]
+        while True:
+            got = scores(run([rate(o) for o in ks], seeds=seeds))
+            means.update({o:got[rate(o)] for o in ks})
+            near = max(means[o] for o in ks)-0.01
+            if   len(ks) < most and means[ks[ 0]] > near: ks.insert(0, ks[0]-1)
+            elif len(ks) < most and means[ks[-1]] > near: ks.append(ks[-1]+1)
+            else: break
 
 def take(task, n_epoch):
     "Put what other studies have run of the same, with optimizers that have no memory, into the folder of `task`"

@@ -46,18 +46,27 @@ def test_networks_side_by_side_are_trained_as_if_alone(opt_func):
     for i,m in enumerate(alone):
         for p,q in zip(m.parameters(), both.parameters()): torch.testing.assert_close(p.data[0], q.data[i], rtol=1e-4, atol=1e-5)
 
-def test_search_runs_the_best_rate_and_all_within_a_point_of_it():
-    score = {1e-4:0.5, 3e-4:0.93, 1e-3:0.905, 3e-3:0.925, 1e-2:0.91, 3e-2:0.8, 1e-1:0.7, 1:0.1}
+def search(score, one=None):
+    "The rates, and how many seeds of each, that the search runs where these are the scores, of the first seed alone `one`"
     ran = []
     def run(lrs, seeds):
         ran.append((lrs,seeds))
-        return pd.DataFrame([dict(lr=o, accuracy=score[o], diverged=False) for o in lrs for _ in range(seeds)])
+        return pd.DataFrame([dict(lr=o, accuracy=((one or score) if seeds==1 else score)[o], diverged=False) for o in lrs for _ in range(seeds)])
     studies.around_best(run)
+    return ran
+
+def test_search_runs_the_best_rate_and_all_within_a_point_of_it():
+    score = {1e-4:0.5, 3e-4:0.93, 1e-3:0.905, 3e-3:0.925, 1e-2:0.91, 3e-2:0.8, 1e-1:0.7, 1:0.1}
+    ran = search(score)
     assert ran[0] == ([1e-4,1e-3,1e-2,1e-1,1],1)
     assert ran[-1] == ([1e-3,3e-3,1e-2,3e-2],5)  # 0.01 is the best decade, 0.003 is better, and neither end is within a point of it
     score[1e-3] = 0.92
-    studies.around_best(run)
-    assert ran[-1] == ([1e-4,3e-4,1e-3,3e-3,1e-2],5)  # 0.001 is the best decade, 0.0003 is better, 0.003 within a point
+    assert search(score)[-1] == ([1e-4,3e-4,1e-3,3e-3,1e-2],5)  # 0.001 is the best decade, 0.0003 is better, 0.003 within a point
+
+def test_search_goes_on_where_one_seed_misled_it():
+    score = {3e-4:0.8, 1e-3:0.9, 3e-3:0.8, 1e-2:0.7, 3e-2:0.3, 1e-1:0.5, 3e-1:0.3}
+    one = {1e-4:0.1, 1e-3:0.89, 1e-2:0.7, 1e-1:0.91, 1:0.1}
+    assert [o for o,n in search(score, one) if n==5] == [[3e-2,1e-1,3e-1],[3e-4,1e-3,3e-3]]
 
 def test_a_run_that_diverged_is_no_score():
     df = pd.DataFrame(dict(lr=[1,1,2,2], accuracy=[0.5,0.5,0.9,0.9], diverged=[False,False,False,True]))
