@@ -67,7 +67,7 @@ def table(task, *schedules):
             around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
             print(task, schedule, name, flush=True)
 
-def deep(n_layers, lrs=(3e-4,1e-3,3e-3,1e-2)):
+def deep(n_layers, lrs=(3e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
     run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
                   out=out/f'deep/{n_layers}')
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
