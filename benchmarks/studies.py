@@ -32,13 +32,14 @@ def scores(df):
 
 def around_best(run, most=9):
     """Run one seed at each decade; then all seeds at the best decade and half a decade to both sides of it, and on to the side of the best,
-    or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far"""
+    or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far.
+    The best rate, as `rate` counts"""
     decades,means = range(-8, 1, 2),{}
     first = scores(run([rate(k) for k in decades], seeds=1))
     first = {k:first[rate(k)] for k in decades}
     while left := {k:v for k,v in first.items() if k not in means}:
         k = max(left, key=left.get)
-        if means and left[k] <= max(means.values()): return
+        if means and left[k] <= max(means.values()): break
         ks = [k-1,k,k+1]
         while True:
             got = scores(run([rate(o) for o in ks], seeds=seeds))
@@ -47,6 +48,7 @@ def around_best(run, most=9):
             if   len(ks) < most and means[ks[ 0]] > near: ks.insert(0, ks[0]-1)
             elif len(ks) < most and means[ks[-1]] > near: ks.append(ks[-1]+1)
             else: break
+    return max(means, key=means.get)
 
 def take(task, n_epoch):
     "Put what other studies have run of the same, with optimizers that have no memory, into the folder of `task`"
@@ -63,9 +65,13 @@ def table(task, *schedules):
     get_learner,n_epoch = all_tasks[task]
     take(task, n_epoch)
     for schedule in schedules:
+        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+        best = {}
         for name,f in opts.items():
-            around_best(partial(compare, get_learner, {name: f}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task))
+            best[name] = around_best(partial(run, {name: f}))
             print(task, schedule, name, flush=True)
+        above = [rate(best['Adam']+i) for i in range(3)]
+        run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds) # how each stands Adam's best rate, and three and ten times that
 
 def deep(n_layers, lrs=(3e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
     run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',

@@ -52,7 +52,8 @@ def search(score, one=None):
     def run(lrs, seeds):
         ran.append((lrs,seeds))
         return pd.DataFrame([dict(lr=o, accuracy=((one or score) if seeds==1 else score)[o], diverged=False) for o in lrs for _ in range(seeds)])
-    studies.around_best(run)
+    best = studies.rate(studies.around_best(run))
+    assert score[best] == max(score[o] for lrs,n in ran[1:] for o in lrs)
     return ran
 
 def test_search_runs_the_best_rate_and_all_within_a_point_of_it():
