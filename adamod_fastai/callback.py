@@ -32,7 +32,8 @@ class StepMeasure(Callback):
     def __init__(self,
         every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
-        if not (isinstance(every, int) and every >= 1): raise ValueError(f'Invalid every: {every!r}, it must be a whole number of steps, at least 1')
+        if not (isinstance(every, int) and every >= 1):
+            raise ValueError(f'Invalid every: {every!r}, it must be a whole number of steps, at least 1')
         self.every = every
         self.reset()
 
@@ -105,6 +106,7 @@ class ClippedFraction(StepMeasure):
     ):
         super().__init__(every)
         self.metric = ValueMetric(self._epoch_mean, 'clipped')
+        self.metric.of_a_fit = True  # its end, whatever that is, takes the column away
 
     def reset(self):
         "Forget what was measured"
@@ -141,11 +143,6 @@ class ClippedFraction(StepMeasure):
     def before_validate(self):
         "Nothing was trained: no column"
         if not self._fitting: self._show(False)
-
-    def after_fit(self):
-        "Take the column out of the metrics"
-        super().after_fit()
-        self._show(False)
 
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
@@ -185,8 +182,9 @@ class ClippedFraction(StepMeasure):
     def _warn_if_short(self):
         n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
         if n is not None and n < memory:
-            warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: most rates stay clipped to the end. '
-                          f'Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), or neither beta3 nor len_memory: the memory then fits the run.', stacklevel=2)
+            warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: '
+                          f'most rates stay clipped to the end. Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), '
+                          'or neither beta3 nor len_memory: the memory then fits the run.', stacklevel=2)
 
     @property
     def fractions(self):
@@ -294,8 +292,9 @@ class RateHistogram(StepMeasure):
         self.check_measured()
         hists = self.histograms
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
+        extent = self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi
         img = ax.imshow(hists.T, origin='lower', aspect='auto', interpolation='nearest', cmap='magma_r',
-                        vmin=0, vmax=np.nanquantile(hists.max(1), 0.9), extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, self.lo, self.hi))
+                        vmin=0, vmax=np.nanquantile(hists.max(1), 0.9), extent=extent)
         seen = np.flatnonzero(np.nanmax(hists, 0))*(self.hi-self.lo)/self.bins + self.lo
         ax.set(xlabel='batch', ylabel='rate of an element', ylim=(seen.min()-0.3, seen.max()+0.3))
         ax.yaxis.set_major_locator(MultipleLocator(1))

@@ -46,7 +46,8 @@ class _Hypers(dict):
     def __setitem__(self, k, v):
         if k not in self and k not in _learners:
             like = get_close_matches(k, self, 1)
-            raise ValueError(f'Invalid hyper: {k!r}, ' + (f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'))
+            want = f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'
+            raise ValueError(f'Invalid hyper: {k!r}, {want}')
         v = _plain(v)
         _check_hyper(k, v)
         super().__setitem__(k, v)

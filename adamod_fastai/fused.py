@@ -137,7 +137,7 @@ def _sigmoid(x):
     bits = (255*2**23 - (128-whole).relu()*2**23).relu() # of 2**whole: 0 where that is too small, infinite where it is too large
     return 1/(1 + frac*bits.to(torch.int32).view(torch.float32))
 
-# %% ../nbs/01_fused.ipynb #eebb433b
+# %% ../nbs/01_fused.ipynb #d90d19e6
 class _Program:
     "What step functions do to tensors, compiled"
     def __init__(self, spec, calls, ends):
@@ -165,8 +165,8 @@ class _Program:
         for o in ins: torch._dynamo.mark_dynamic(o, 0)
         torch._dynamo.mark_static(nums)
         self.fn = torch.compile(self.module.forward, dynamic=True, fullgraph=True)
-        with torch._inductor.config.patch({'compile_threads':1, 'cpp.enable_floating_point_contract_flag':'fast',
-                                           'emulate_precision_casts':any(o in _narrow for o in self.spec.dtypes)}):
+        narrow = any(o in _narrow for o in self.spec.dtypes)
+        with torch._inductor.config.patch(compile_threads=1, emulate_precision_casts=narrow):
             if not hasattr(self.fn, 'aot_compile'): return self.fn(*ins, nums)
             fn = self.fn.aot_compile(((*ins,nums),{}))
         fn.disable_guard_check()

@@ -112,7 +112,7 @@ def AdaMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
     len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
@@ -149,7 +149,7 @@ def DiffMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
     len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
@@ -171,7 +171,7 @@ def DeepMemory(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); with neither this nor `len_memory`, the memory fits the run
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
     len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
     eps:float=1e-6, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)

@@ -32,7 +32,7 @@ def optimizer(*memory):
     return f
 
 ideas = dict(grow=optimizer(adaptive_rate, average_grow, clip_rate), noise=optimizer(adaptive_rate, average_noise, clip_rate))
-follow = dict(follow_lr=partial(AdaMod, follow_lr=True))
+follow = dict(follow_lr=partial(AdaMod, len_memory=1000, follow_lr=True)) # with a memory of 15%, what AdaMod does by default
 decades = [1e-4,1e-3,1e-2,1e-1]
 tasks = dict(digits=(digits_learner, 5, decades, decades), cancer=(cancer_learner, 8, decades, decades), # the rates with fit_one_cycle, and with fit
              densenet=(densenet_learner, 8, decades[1:], decades[1:]), text=(text_learner, 5, [3e-4,1e-3,3e-3], [3e-3]))

@@ -14,23 +14,22 @@ from fastai.torch_core import no_random
 from adamod_fastai.all import *
 from adamod_fastai.tasks import *
 
-eight = {k: (f,None) for k,f in known_opts.items()}
-fitting = {f'{o}, memory 15%': (known_opts[o],0.15) for o in ('AdaMod','DiffMod')}
-three = {k: {**eight,**fitting}[k] for k in ('Adam','AdaMod','AdaMod, memory 15%')}
-tasks = dict(digits=(digits_learner, 5, {**eight,**fitting}), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three), text=(text_learner, 5, three))
+three = {k: known_opts[k] for k in ('Adam','AdaMod','AdaMod-1000')}
+tasks = dict(digits=(digits_learner, 5, known_opts), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three),
+             text=(text_learner, 5, three))
 
-def quiet(get_learner, opt_func, memory, seed):
-    learn = get_learner(opt_func, cbs=[MemoryLength(memory)] if memory else None)
+def quiet(get_learner, opt_func, seed):
+    learn = get_learner(opt_func)
     learn.logger = noop
     learn.remove_cb(learn.progress)
     learn.dls.train.rng.seed(seed)
     return learn
 
-def run(get_learner, n_epoch, opt_func, memory, seed):
+def run(get_learner, n_epoch, opt_func, seed):
     "The rate that is suggested, and what comes of it"
-    with no_random(seed): lr = quiet(get_learner, opt_func, memory, seed).lr_find(show_plot=False, suggest_funcs=SuggestionMethod.Valley).valley
+    with no_random(seed): lr = quiet(get_learner, opt_func, seed).lr_find(show_plot=False, suggest_funcs=SuggestionMethod.Valley).valley
     with no_random(seed):
-        learn = quiet(get_learner, opt_func, memory, seed)
+        learn = quiet(get_learner, opt_func, seed)
         learn.fit_one_cycle(n_epoch, lr)
     _,valid_loss,accuracy = learn.recorder.values[-1]
     return dict(lr=lr, valid_loss=valid_loss, accuracy=accuracy)
@@ -45,9 +44,9 @@ def main(names):
         rows = pd.read_csv(path).to_dict('records') if path.exists() else []
         done = {(o['opt'],o['seed']) for o in rows}
         for seed in range(5):
-            for opt,(opt_func,memory) in opts.items():
+            for opt,opt_func in opts.items():
                 if (opt,seed) in done: continue
-                rows.append(dict(task=name, opt=opt, seed=seed, **run(get_learner, n_epoch, opt_func, memory, seed)))
+                rows.append(dict(task=name, opt=opt, seed=seed, **run(get_learner, n_epoch, opt_func, seed)))
                 pd.DataFrame(rows).round(6).to_csv(path, index=False)
 
 if __name__ == '__main__': main(sys.argv[1:])

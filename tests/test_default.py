@@ -194,12 +194,12 @@ def test_the_same_learner_loads_what_it_saved(opt_func, name, tmp_path):
     assert same((state_of(learn.opt), hypers(learn), values(learn.model)), want)
     SCHEDULES[name](learn)
 
-@pytest.mark.parametrize('opt_func', [AdaMod,DiffGrad,partial(AdaMod, follow_lr=True, len_memory=9),lambda p, **kw: Lookahead(AdaMod(p, **kw))],
-                         ids=['AdaMod','DiffGrad','follow_lr','Lookahead'])
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffGrad,partial(AdaMod, follow_lr=True, len_memory=9),
+                                      lambda p, **kw: Lookahead(AdaMod(p, **kw))], ids=['AdaMod','DiffGrad','follow_lr','Lookahead'])
 def test_only_python_numbers_are_kept(opt_func, tmp_path):
     learn = quiet(cancer_learner(opt_func, path=tmp_path))
     learn.fit_one_cycle(1, slice(1e-3,1e-2))
-    kept = [v for h in learn.opt.hypers for v in h.values()] + [v for s in state_of(learn.opt) for v in s.values() if not torch.is_tensor(v)]
+    kept = [v for o in (*learn.opt.hypers,*state_of(learn.opt)) for v in o.values() if not torch.is_tensor(v)]
     assert {type(o) for o in kept} <= {float,int,bool}
     learn.save('q')
     if isinstance(learn.opt, Lookahead): return    # its own state is a fastcore `L`
@@ -316,7 +316,8 @@ def test_ctrl_c_then_without_the_callback():
     learn.fit(4, 0.01)
     assert memories(learn) == [[50.],[9.]]
 
-OTHERS = {'its own memory': (partial(AdaMod, len_memory=9), [9.]), 'the default': (AdaMod, [7.5]), 'Adam': (Adam, None), 'DiffGrad': (DiffGrad, None)}
+OTHERS = {'its own memory': (partial(AdaMod, len_memory=9), [9.]), 'the default': (AdaMod, [7.5]),
+          'Adam': (Adam, None), 'DiffGrad': (DiffGrad, None)}
 
 @pytest.mark.parametrize('opt_func,want', OTHERS.values(), ids=OTHERS)
 def test_ctrl_c_then_another_optimizer(opt_func, want):
@@ -336,6 +337,37 @@ def test_ctrl_c_then_other_groups():
     learn.create_opt()
     learn.fit(2, 0.01)
     assert memories(learn)[-1] == [7.5] and len(learn.opt.hypers) == 3
+
+# --- an interrupt leaves nothing to what comes after it, whatever that is
+
+BEFORE = {'nothing': list, 'MemoryLength': lambda: [MemoryLength(0.5)], 'SwitchToSGD': lambda: [SwitchToSGD(lr=0.1, pct=0.2)],
+          'ClippedFraction': lambda: [ClippedFraction(every=1)], 'RateHistogram': lambda: [RateHistogram(every=1)],
+          'ParamScheduler': lambda: [ParamScheduler({'beta3': SchedLin(0.5, 0.9)})]}
+AFTER = {**BEFORE, 'Adam': Adam, 'DiffGrad': DiffGrad, 'fused': partial(AdaMod, fused=True)}
+
+@pytest.mark.parametrize('before', BEFORE)
+@pytest.mark.parametrize('after', AFTER)
+@pytest.mark.parametrize('added', [False,True], ids=['to the fit','to the Learner'])
+def test_ctrl_c_then_something_else(before, after, added):
+    "What follows is as in a new Learner with the same weights and state"
+    learn,fresh = learner(shuffle=False),learner(shuffle=False)
+    cbs = BEFORE[before]()
+    if added: learn.add_cbs(cbs)
+    interrupt(learn, *([] if added else cbs), at=20, fit=lambda o,c: o.fit(1, 0.01, cbs=c))
+    if added: learn.remove_cbs(cbs)
+    fresh.create_opt()
+    fresh.model.load_state_dict(learn.model.state_dict())
+    fresh.opt.load_state_dict(copy.deepcopy(learn.opt.state_dict()))
+    learn.opt.zero_grad()      # an interrupt leaves the gradients of its batch
+    learn.record.fits.clear()
+    for o in learn,fresh:
+        if after not in BEFORE:
+            o.opt_func = AFTER[after]
+            o.create_opt()
+        o.fit_one_cycle(1, 0.01, cbs=BEFORE[after]() if after in BEFORE else None)
+    assert learn.record.fits == fresh.record.fits and len(learn.record.fits[0]) == 25
+    assert list(learn.recorder.metric_names) == list(fresh.recorder.metric_names)
+    assert same((values(learn.model), state_of(learn.opt), hypers(learn)), (values(fresh.model), state_of(fresh.opt), hypers(fresh)))
 
 # --- loaders
 
@@ -363,11 +395,13 @@ class Endless(Learner):
 
 def test_a_loader_without_a_length():
     learn = cancer_learner(AdaMod)
-    learn = quiet(Endless(DataLoaders(NoLength(learn.dls.train), learn.dls.valid), learn.model, learn.loss_func, opt_func=AdaMod, cbs=Record()))
+    dls = DataLoaders(NoLength(learn.dls.train), learn.dls.valid)
+    learn = quiet(Endless(dls, learn.model, learn.loss_func, opt_func=AdaMod, cbs=Record()))
     with pytest.warns(UserWarning, match='has no length') as seen: learn.fit(2, 0.01)
     assert len(seen) == 1 and memories(learn) == [[1000.]] and follows(learn) == {False}
 
-@pytest.mark.parametrize('n,bs,n_acc,n_epoch', [(400,16,48,4),(60,16,32,4),(61,7,20,5),(33,16,16,3),(384,16,1000,2),(5,16,16,2),(50,16,50,3)])
+@pytest.mark.parametrize('n,bs,n_acc,n_epoch', [(400,16,48,4),(60,16,32,4),(61,7,20,5),(33,16,16,3),(384,16,1000,2),(5,16,16,2),
+                                                (50,16,50,3)])
 @pytest.mark.parametrize('pct', [None,0.,0.2,0.5,1.])
 def test_n_steps_is_the_number_of_steps(n, bs, n_acc, n_epoch, pct):
     learn,seen = quiet(ordered_learner(AdaMod, bs, n)),[]

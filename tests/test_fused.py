@@ -10,7 +10,7 @@ from fastai.callback.all import combined_cos
 
 from adamod_fastai import fused
 from adamod_fastai.fused import FusedOptimizer
-from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, clip_rate, mean_rate
+from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, adaptive_rate, clip_rate, mean_rate
 from adamod_fastai.core import ModOptimizer
 from learners import ordered_learner, quiet, two_groups
 
@@ -18,7 +18,7 @@ OPTS = dict(AdaMod=AdaMod, AdaMod_code=partial(AdaMod, paper=False), AdaMod_l2=p
             DiffGrad=DiffGrad, DiffMod=DiffMod, DeepMemory=DeepMemory,
             AdaMod_follow=partial(AdaMod, follow_lr=True),
             **{f'DiffMod_v{v}':partial(DiffMod, version=v) for v in (1,2)})
-TOL = 1e-5 # absolute, over 40 steps, in every dtype
+TOL = 1e-5 # absolute and relative, over 40 steps, in every dtype
 
 @pytest.fixture(autouse=True)
 def _no_warnings():
@@ -29,9 +29,15 @@ def _no_warnings():
 
 def graphs(): return torch._dynamo.utils.counters['stats']['unique_graphs']
 
+def spread(shape):
+    "Random gradients over four decades, other ones for each element at each step: its rate goes up and down through its memory"
+    return torch.randn(shape)*10**(4*torch.rand(shape)-3)
+
 class Twins:
-    "The same parameters under the eager and the fused optimizer"
-    def __init__(self, opt_func, *groups, **kwargs):
+    "The same parameters under the eager and the fused optimizer, with a memory of few batches, which clips now and then"
+    def __init__(self, opt_func, *groups, len_memory=5, **kwargs):
+        self.clipped = []
+        if getattr(opt_func, 'func', opt_func) is not DiffGrad: kwargs['len_memory'] = len_memory
         self.ps = [[[self.twin(p) for p in g] for g in groups] for _ in range(2)]
         self.opts = [opt_func(ps, lr=1e-2, fused=f, **kwargs) for ps,f in zip(self.ps, (False,True))]
 
@@ -46,15 +52,18 @@ class Twins:
 
     def step(self, skip=(), **hypers):
         for i,(p,q) in enumerate(self.pairs):
-            g = None if i in skip else torch.randn(p.shape).to(p.dtype)
+            g = None if i in skip else spread(p.shape).to(p.dtype)
             for o in p,q: o.grad = None if g is None else torch.empty_like(o).copy_(g)
         for opt in self.opts:
             opt.set_hypers(**hypers)
             opt.step()
+        todo = [(adaptive_rate(p, **s, **h)['rate'],s['lr_avg']) for p,_,s,h in self.opts[0].all_params(with_grad=True) if 'lr_avg' in s]
+        self.clipped += [(lr_avg < rate).float().mean() for rate,lr_avg in todo if rate.numel()]
 
     def check(self):
+        if self.clipped: assert 0.05 < (o := torch.stack(self.clipped).mean()) < 0.95, f'{o:.3f}: both sides of the clip are to be seen'
         for i,(p,q) in enumerate(self.pairs):
-            torch.testing.assert_close(q, p, atol=TOL, rtol=0, msg=lambda m: f'parameter {i}: {m}')
+            torch.testing.assert_close(q, p, atol=TOL, rtol=TOL, msg=lambda m: f'parameter {i}: {m}')
             self.check_state(i, *(o.state[p] for o,p in zip(self.opts, (p,q))))
 
     def check_state(self, i, eager, fused):
@@ -65,19 +74,23 @@ class Twins:
 
 def few(*shapes, dtype=torch.float32): return [torch.randn(s).to(dtype) for s in shapes or ((300,300),(20,30),(7,))]
 
-LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.randn(301, 301), matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
+LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.randn(301, 301),
+               matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
                one=lambda: torch.randn(1), one_of_many_dims=lambda: torch.randn(1, 1, 1), empty=lambda: torch.randn(0, 3),
                transposed=lambda: torch.randn(30, 20).t(), large_transposed=lambda: torch.randn(400, 300).t(),
                every_second=lambda: torch.randn(20, 30)[:,::2],
                channels_last=lambda: torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last),
                large_channels_last=lambda: torch.randn(100, 100, 3, 3).contiguous(memory_format=torch.channels_last))
 
+def one_cycle(pct): return dict(lr=combined_cos(0.25, 4e-4, 1e-2, 1e-7)(pct), mom=combined_cos(0.25, 0.95, 0.85, 0.95)(pct))
+
 # --- the same result
 
+@pytest.mark.parametrize('len_memory', [2,20])
 @pytest.mark.parametrize('opt_func', OPTS.values(), ids=OPTS)
-def test_same_as_eager(opt_func):
-    twins = Twins(opt_func, few())
-    for _ in range(40): twins.step()
+def test_same_as_eager(opt_func, len_memory):
+    twins = Twins(opt_func, few(), len_memory=len_memory)
+    for i in range(40): twins.step(**one_cycle(i/40))
     twins.check()
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -108,12 +121,6 @@ def test_float64_is_computed_in_float64():
 def test_several_dtypes_in_one_model():
     twins = Twins(AdaMod, few((20,30),(7,)) + few((20,30),(7,), dtype=torch.float64))
     for _ in range(40): twins.step()
-    twins.check()
-
-@pytest.mark.parametrize('follow_lr', [False,True])
-def test_same_through_one_cycle(follow_lr):
-    twins,lrs,moms = Twins(partial(AdaMod, follow_lr=follow_lr), few()),combined_cos(0.25, 4e-4, 1e-2, 1e-7),combined_cos(0.25, 0.95, 0.85, 0.95)
-    for i in range(40): twins.step(lr=lrs(i/40), mom=moms(i/40))
     twins.check()
 
 @pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('beta3',(0.,0.9)), ('wd',(0.,0.3)), ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
@@ -167,7 +174,7 @@ def test_gradients_laid_out_differently():
     twins = Twins(AdaMod, few((300,300),(20,30)))
     with pytest.warns(UserWarning, match='laid out differently'):
         for _ in range(10):
-            for p,q in twins.pairs: p.grad = q.grad = torch.randn(p.shape[::-1]).t()
+            for p,q in twins.pairs: p.grad = q.grad = spread(p.shape[::-1]).t()
             for opt in twins.opts: opt.step()
     twins.check()
 
@@ -179,7 +186,8 @@ def test_parameters_whose_data_is_replaced():
         twins.step()
     twins.check()
 
-@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]], ids=['replaced','changed'])
+@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]],
+                         ids=['replaced','changed'])
 def test_other_step_functions_for_the_same_state(change):
     twins = Twins(AdaMod, few())
     for i in range(10):
@@ -196,7 +204,8 @@ def test_compiles_once_for_each_way_to_step():
     fused._programs.clear()
     before = graphs()
     for i in range(20):
-        twins.step(skip=(0,) if i<3 else (1,3) if i%4==0 else (), lr=[1e-2/(i+1),i*1e-3], mom=0.95-i/100, wd=[i%2*0.1,0], beta3=0.9+i/1000, eps=10**-(i+1))
+        skip = (0,) if i<3 else (1,3) if i%4==0 else ()
+        twins.step(skip, lr=[1e-2/(i+1),i*1e-3], mom=0.95-i/100, wd=[i%2*0.1,0], beta3=0.9+i/1000, eps=10**-(i+1))
         for p,q in twins.pairs: p.grad = q.grad = None
     assert graphs()-before == 2 # with weight decay and without: `if wd!=0` goes one way at each step
     twins.check()
@@ -298,6 +307,18 @@ def test_learner_save_and_load(frm, to, tmp_path):
     for p,q in zip(a.model.parameters(), b.model.parameters()): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
     assert b.opt.state[next(b.model.parameters())]['step']==48
 
+def test_the_learner_that_saved_it_loads_it(tmp_path):
+    "After a schedule, and trains on as the eager one does"
+    learns = [learner(o, path=tmp_path) for o in (False,True)]
+    for o in learns:
+        o.fit_one_cycle(1)
+        o.save('q')
+        o.fit_one_cycle(1)
+        o.load('q')
+        o.fit_one_cycle(1)
+        assert o.opt.state[next(o.model.parameters())]['step']==48
+    for p,q in zip(*[o.model.parameters() for o in learns]): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+
 def test_learner_export(tmp_path):
     a = learner(True, path=tmp_path)
     a.fit(1)
@@ -320,7 +341,8 @@ def same_steps(cbs, n=40, **hypers):
     for p,q in zip(*res): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
 
 def test_fastai_adam():
-    same_steps([weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step], mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+    cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
+    same_steps(cbs, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
 
 def test_a_step_that_decides_by_a_number_compiles_each_way_once():
     def warm(p, lr, step=0, **kwargs):
@@ -436,7 +458,8 @@ other = torch.ones(())
 def other_step(p, lr, **kwargs): p.data.sub_(p.grad.data*other, alpha=lr)
 
 @pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shaped like'), (max_step,'max'), (deciding_step,'any'),
-                                      (keeping_step,'copy'), (out_step,'method'), (other_step,'gives a Tensor')], ids=lambda o: getattr(o, '__name__', None))
+                                      (keeping_step,'copy'), (out_step,'method'), (other_step,'gives a Tensor')],
+                         ids=lambda o: getattr(o, '__name__', None))
 def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
     with pytest.warns(UserWarning) as said: same_steps([step], n=5)
     said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
@@ -486,8 +509,8 @@ def test_no_compiler(monkeypatch, tmp_path):
 
 def test_global_settings_are_left_as_found(monkeypatch):
     monkeypatch.setattr(fused, '_programs', {})
-    found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(), torch.get_num_threads(),
-                     torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
+    found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(),
+                     torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
     before = found()
     stepped()
     assert found() == before

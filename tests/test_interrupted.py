@@ -9,7 +9,7 @@ from torch import nn
 from fastai.basics import Adam, Callback, set_seed
 from fastai.callback.all import SaveModelCallback
 
-from adamod_fastai.all import AdaMod, DeepMemory, DiffGrad, MemoryLength
+from adamod_fastai.all import AdaMod, DeepMemory, DiffGrad
 from conftest import CASES, PATHS, make_opt_func
 from learners import cancer_learner, quiet, same, state_of, steps, values
 
@@ -31,7 +31,7 @@ class Die(Callback):
 EPOCHS,BATCHES = 4,25
 
 def run(opt_func, path, *cbs, start_epoch=0, seed=0, load=None):
-    cbs = [SeedEpoch(), MemoryLength(), SaveModelCallback(every_epoch=True, with_opt=True), *cbs]
+    cbs = [SeedEpoch(), SaveModelCallback(every_epoch=True, with_opt=True), *cbs]
     learn = quiet(cancer_learner(opt_func, seed=seed, path=path, cbs=cbs))
     learn.model.insert(3, nn.Dropout(0.2))
     learn.splitter = lambda m: [list(m[:2].parameters()), list(m[2:].parameters())]

@@ -154,8 +154,8 @@ def test_ctrl_c_then_removed():
     assert same(params(learn), params(plain))
 
 def test_a_checkpoint_after_the_switch_holds_the_hypers_of_before(tmp_path):
-    learn = fitted(partial(adamod, mom=0.8), SwitchToSGD(lr=0.1, pct=0.5, mom=0.95), SaveModelCallback(every_epoch=True, with_opt=True), path=tmp_path,
-                   fit=lambda o: o.fit(4, 0.01))
+    switch,save = SwitchToSGD(lr=0.1, pct=0.5, mom=0.95),SaveModelCallback(every_epoch=True, with_opt=True)
+    learn = fitted(partial(adamod, mom=0.8), switch, save, path=tmp_path, fit=lambda o: o.fit(4, 0.01))
     other = quiet(cancer_learner(adamod, path=tmp_path))
     other.load('model_3')
     assert [(h['mom'],h['lr']) for h in other.opt.hypers] == [(0.8,0.01)]*2

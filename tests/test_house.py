@@ -1,0 +1,33 @@
+"Each module has one subject, uses only those before it, and can be held in one's head"
+import ast
+from pathlib import Path
+
+import pytest
+
+package = Path(__file__).resolve().parent.parent/'adamod_fastai'
+ROOMS = ['core','fused','memory','optimizer','callback','tasks','runs','store','compare','all']
+
+def uses(name):
+    "The modules of the package that a module imports, anywhere in it"
+    found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, (ast.Import,ast.ImportFrom))]
+    assert not any('adamod_fastai' in a.name for o in found if isinstance(o, ast.Import) for a in o.names)
+    return {o.module for o in found if isinstance(o, ast.ImportFrom) and o.level==1} | {
+        o.module.partition('.')[2] for o in found if isinstance(o, ast.ImportFrom) and not o.level and o.module.startswith('adamod_fastai')}
+
+def test_these_are_all_the_modules(): assert {o.stem for o in package.glob('*.py')} == {*ROOMS,'__init__','_modidx'}
+
+@pytest.mark.parametrize('name', ROOMS)
+def test_uses_only_what_stands_before_it(name): assert uses(name) <= set(ROOMS[:ROOMS.index(name)])
+
+@pytest.mark.parametrize('name', ROOMS)
+def test_is_short(name):
+    assert len((package/f'{name}.py').read_text().splitlines()) <= (350 if name=='fused' else 420)
+
+def test_fused_knows_core_only(): assert uses('fused') == {'core'}
+
+def test_all_is_what_a_user_types():
+    import adamod_fastai.all as all_
+    names = {o for o in vars(all_) if not o.startswith('_')}
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','SwitchToSGD',
+            'compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
+    assert not {o for o in names if o=='main' or o.endswith(('_learner','_dls'))}
