@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 import fastai.callback.schedule  # adds fit_one_cycle to a Learner
 from fastai.basics import DataLoaders, L, ismin_torch, noop
 
-from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, MemoryLength, ModOptimizer, RateHistogram
+from adamod_fastai.all import (AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, FusedOptimizer, MemoryLength, ModOptimizer,
+                               RateHistogram)
 from conftest import CASES, make_opt_func
 from learners import Tensors, ordered_learner, quiet, same, steps, values
 from test_costs import page_cost
@@ -85,9 +86,9 @@ def by_numel(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr*p.numel())
 def elementwise(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr)
 RULES = by_norm,by_numel,elementwise
 
-def rule(f, rank=None):
+def rule(f, opt_class=ModOptimizer, rank=None):
     "What the parameters are after a fit with a step function of one's own"
-    learn = learner(partial(ModOptimizer, cbs=f), rank, shard)
+    learn = learner(partial(opt_class, cbs=f), rank, shard)
     learn.remove_cbs(L(MemoryLength, ClippedFraction))
     learn.fit(1, 0.001)
     return [whole(p) for p in learn.model.parameters()]
@@ -118,7 +119,7 @@ def work(rank, path):
                 except Exception as e: res[case,f.__name__] = repr(e)
                 else: res[case,f.__name__]['said'] = [(str(o.message), o.category) for o in said]
     if FSDP:
-        res |= {f.__name__: rule(f, rank) for f in RULES}
+        res |= {(f.__name__,o.__name__): rule(f, o, rank) for f in RULES for o in (ModOptimizer,FusedOptimizer)}
         res |= {('held',k,d): held(f, d, shard) for k,f in OPTS.items() for d in DTYPES}
     torch.save(res, f'{path}/{rank}.pth')
     dist.destroy_process_group()
@@ -188,8 +189,9 @@ def test_checkpoint_of_shards(opt_func, ranks, path, request):
     close(go_on(one), a['later'])
 
 @needs_fsdp
+@pytest.mark.parametrize('opt_class', [ModOptimizer,FusedOptimizer])
 @pytest.mark.parametrize('f', RULES)
-def test_step_functions_of_ones_own_on_shards(f, ranks): close(ranks[0][f.__name__], rule(f))
+def test_step_functions_of_ones_own_on_shards(f, opt_class, ranks): close(ranks[0][f.__name__,opt_class.__name__], rule(f))
 
 @needs_fsdp
 @pytest.mark.parametrize('dtype', DTYPES)
