@@ -70,7 +70,8 @@ def fsdp(case, rank, path):
     state = [(s['lr_avg'],s['grad_avg']) for _,_,s,_ in learn.opt.all_params()]
     res = dict(params=[whole(p) for p in learn.model.parameters()], state=whole_state(learn.opt), steps=steps(learn),
                kept=sum(t.to_local().numel() for o in state for t in o), total=sum(t.numel() for o in state for t in o),
-               fractions=learn.clipped_fraction.fractions, layers=learn.clipped_fraction.layer_fractions, hists=learn.rate_histogram.histograms)
+               fractions=learn.clipped_fraction.fractions, layers=learn.clipped_fraction.layer_fractions,
+               hists=learn.rate_histogram.histograms)
     dcp.save(saved(learn), checkpoint_id=f'{path}/{case}')
     other = learner(make_opt_func(case), rank, shard_columns)
     other.fit(1, 0.01)      # a state of this split, to load into
