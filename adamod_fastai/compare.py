@@ -60,7 +60,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.funcs = {o:f for o,f,*_ in variants}
-        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: two are called the same in {", ".join(o[0] for o in variants)}')
+        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have the same name')
         codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
         self.unseen = sorted({u for o in codes.values() for u in o.unseen})
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
@@ -73,9 +73,12 @@ class _Plan:
 
     def reused(self, results):
         "A line about the runs that are in `results` already, if not all that they depend on can be compared"
-        n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
-        what = f'whether what their {", ".join(self.unseen)} held is the same cannot be seen'
-        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; {what}'
+        found = [o for o in self.grid if results.find(o) is not None]
+        what = ['the code of their functions is']*any(map(results.unsure, found))
+        if self.unseen: what.append(f'what their {", ".join(self.unseen)} held is')
+        if not found or not what: return
+        what = ', and '.join(what)
+        return f'{len(found)} of {len(self.grid)} runs were in {str(results.out)!r} already; whether {what} the same cannot be seen'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
@@ -297,7 +300,7 @@ def _parser():
         p.add_argument(f'--{name}', default=default, help=f'{help} (default: {kwargs.pop("shown", default)})', **kwargs)
     known = '; '.join(f'{k}: {v[3]}' for k,v in _tasks.items())
     add('task', 'digits,transformer', f'what to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
-    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,ranger,SGD',
+    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,SGD',
         f"optimizers, of {', '.join(known_opts)}; those with -1000 have the published memory, of 1000 batches")
     add('lrs', None, 'learning rates, each above 0', shown='those of the task, 1e-3,1e-2,1e-1 for yours')
     add('epochs', '5', 'epochs of each run')

@@ -176,6 +176,13 @@ class ModOptimizer(Optimizer):
                 if isinstance(v, Tensor) and (v.dtype is not dtype or v.device != device) and v.is_floating_point():
                     state[k] = v.to(device, torch.promote_types(v.dtype, dtype))
 
+    @torch.no_grad()
+    def zero_grad(self):
+        "Set all gradients to zero, also those that are views, as `DistributedDataParallel` has them"
+        for p,*_ in self.all_params(with_grad=True):
+            if p.grad.grad_fn is not None: p.grad.detach_()
+            _local(p.grad.requires_grad_(False)).zero_()
+
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
         todo = self.all_params(with_grad=True)

@@ -123,4 +123,6 @@ _learner_fit = Learner.fit
 def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, **kwargs):
     if reset_opt or not self.opt: self.create_opt()
     try: return _learner_fit(self, n_epoch, lr=lr, wd=wd, cbs=_fit_cbs(self, L(cbs)), **kwargs)
-    finally: _give_back(_base(self.opt))
+    finally:
+        _give_back(_base(self.opt))
+        if mets := [o for o in self.metrics if hasattr(o, 'of_a_fit')]: self.metrics = [o for o in self.metrics if o not in mets]
