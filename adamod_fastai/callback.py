@@ -106,6 +106,7 @@ class ClippedFraction(StepMeasure):
     ):
         super().__init__(every)
         self.metric = ValueMetric(self._epoch_mean, 'clipped')
+        self.metric.of_a_fit = True  # its end, whatever that is, takes the column away
 
     def reset(self):
         "Forget what was measured"
@@ -143,11 +144,6 @@ class ClippedFraction(StepMeasure):
         "Nothing was trained: no column"
         if not self._fitting: self._show(False)
 
-    def after_fit(self):
-        "Take the column out of the metrics"
-        super().after_fit()
-        self._show(False)
-
     def measure(self, todo):
         "Count the clipped elements of each parameter in `todo`"
         groups = _by_shards(todo, 'lr_avg')
@@ -160,7 +156,7 @@ class ClippedFraction(StepMeasure):
     @staticmethod
     def _count(rate, lr_avg):
         "How many of `rate` are above `lr_avg`, NaN if one of them is"
-        return torch.where((rate+lr_avg).isnan().any(), torch.nan, (lr_avg < rate).sum())
+        return torch.where((rate.sum()+lr_avg.sum()).isnan(), torch.nan, (lr_avg < rate).count_nonzero())  # neither is ever negative
 
     def _flush(self):
         "Fetch what has been counted from the device: (layers, elements, clipped), one row per parameter"

@@ -538,6 +538,11 @@ def test_clipped_is_measured_where_there_is_a_memory():
     df = compare(Tiny(), {'Adam': known_opts['Adam'], 'AdaMod': known_opts['AdaMod']}, 0.1, seeds=1, n_epoch=2).set_index('opt')
     assert math.isnan(df.clipped['Adam']) and df.clipped['AdaMod'] == 1.
 
+@pytest.mark.parametrize('memory', [None,0.5])
+def test_a_memory_that_does_not_clip_is_compared_too(memory):
+    df = compare(Tiny(), 'DeepMemory,AdaMod', 0.1, seeds=1, n_epoch=2, memory=memory)
+    assert df.clipped.isna().tolist() == [True,False] and df.mae.notna().all()
+
 def test_memory_fits_the_run_and_is_a_setting_of_its_own(tmp_path):
     once = dict(opts='AdaMod-1000', lrs=0.1, seeds=1, n_epoch=10, out=tmp_path)
     default,fitting = compare(Tiny(), **once),compare(Tiny(), **once, memory=0.1)

@@ -338,6 +338,37 @@ def test_ctrl_c_then_other_groups():
     learn.fit(2, 0.01)
     assert memories(learn)[-1] == [7.5] and len(learn.opt.hypers) == 3
 
+# --- an interrupt leaves nothing to what comes after it, whatever that is
+
+BEFORE = {'nothing': list, 'MemoryLength': lambda: [MemoryLength(0.5)], 'SwitchToSGD': lambda: [SwitchToSGD(lr=0.1, pct=0.2)],
+          'ClippedFraction': lambda: [ClippedFraction(every=1)], 'RateHistogram': lambda: [RateHistogram(every=1)],
+          'ParamScheduler': lambda: [ParamScheduler({'beta3': SchedLin(0.5, 0.9)})]}
+AFTER = {**BEFORE, 'Adam': Adam, 'DiffGrad': DiffGrad, 'fused': partial(AdaMod, fused=True)}
+
+@pytest.mark.parametrize('before', BEFORE)
+@pytest.mark.parametrize('after', AFTER)
+@pytest.mark.parametrize('added', [False,True], ids=['to the fit','to the Learner'])
+def test_ctrl_c_then_something_else(before, after, added):
+    "What follows is as in a new Learner with the same weights and state"
+    learn,fresh = learner(shuffle=False),learner(shuffle=False)
+    cbs = BEFORE[before]()
+    if added: learn.add_cbs(cbs)
+    interrupt(learn, *([] if added else cbs), at=20, fit=lambda o,c: o.fit(1, 0.01, cbs=c))
+    if added: learn.remove_cbs(cbs)
+    fresh.create_opt()
+    fresh.model.load_state_dict(learn.model.state_dict())
+    fresh.opt.load_state_dict(copy.deepcopy(learn.opt.state_dict()))
+    learn.opt.zero_grad()      # an interrupt leaves the gradients of its batch
+    learn.record.fits.clear()
+    for o in learn,fresh:
+        if after not in BEFORE:
+            o.opt_func = AFTER[after]
+            o.create_opt()
+        o.fit_one_cycle(1, 0.01, cbs=BEFORE[after]() if after in BEFORE else None)
+    assert learn.record.fits == fresh.record.fits and len(learn.record.fits[0]) == 25
+    assert list(learn.recorder.metric_names) == list(fresh.recorder.metric_names)
+    assert same((values(learn.model), state_of(learn.opt), hypers(learn)), (values(fresh.model), state_of(fresh.opt), hypers(fresh)))
+
 # --- loaders
 
 def loaders(**kwargs):
@@ -381,3 +412,11 @@ def test_n_steps_is_the_number_of_steps(n, bs, n_acc, n_epoch, pct):
     cbs = [counted,GradientAccumulation(n_acc)] + ([] if pct is None else [ShortEpochCallback(pct)])
     learn.fit(n_epoch, 0.01, cbs=cbs)
     assert set(seen) == {getattr(counted, 'taken', 0)}
+
+def test_fit_takes_its_arguments_by_position_too():
+    learn = learner()
+    learn.fit(4, 0.01, 0.02, None, True, 2)
+    assert memories(learn) == [[15.]] and len(learn.record.fits[0]) == 50 and learn.opt.hypers[0]['wd'] == 0.02
+    first = learn.opt
+    learn.fit(1, 0.01, reset_opt=True)
+    assert learn.opt is not first

@@ -307,6 +307,18 @@ def test_learner_save_and_load(frm, to, tmp_path):
     for p,q in zip(a.model.parameters(), b.model.parameters()): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
     assert b.opt.state[next(b.model.parameters())]['step']==48
 
+def test_the_learner_that_saved_it_loads_it(tmp_path):
+    "After a schedule, and trains on as the eager one does"
+    learns = [learner(o, path=tmp_path) for o in (False,True)]
+    for o in learns:
+        o.fit_one_cycle(1)
+        o.save('q')
+        o.fit_one_cycle(1)
+        o.load('q')
+        o.fit_one_cycle(1)
+        assert o.opt.state[next(o.model.parameters())]['step']==48
+    for p,q in zip(*[o.model.parameters() for o in learns]): torch.testing.assert_close(p, q, atol=TOL, rtol=0)
+
 def test_learner_export(tmp_path):
     a = learner(True, path=tmp_path)
     a.fit(1)
