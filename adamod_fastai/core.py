@@ -81,8 +81,8 @@ def _elementwise(cbs, hyper):
     "Do step functions treat each element by itself? Tried for two steps, on one element and on two like it"
     found = []
     for n in 1,2:
-        p,state = torch.full((n,), 0.5),{}
-        p.grad,where = torch.full((n,), 0.25),p.data_ptr()
+        p,state = torch.full((n,), 0.5, device='cpu'),{}
+        p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
         try:
             with _Watch():
                 for _ in range(2): _run(cbs, p, state, dict(hyper))

@@ -12,7 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 import fastai.callback.schedule  # adds fit_one_cycle to a Learner
 from fastai.basics import DataLoaders, L, ismin_torch, noop
 
-from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, MemoryLength, ModOptimizer, RateHistogram
+from adamod_fastai.all import (AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, FusedOptimizer, MemoryLength, ModOptimizer,
+                               RateHistogram)
 from conftest import CASES, make_opt_func
 from learners import Tensors, ordered_learner, quiet, same, steps, values
 from test_costs import page_cost
@@ -69,7 +70,8 @@ def fsdp(case, rank, path):
     state = [(s['lr_avg'],s['grad_avg']) for _,_,s,_ in learn.opt.all_params()]
     res = dict(params=[whole(p) for p in learn.model.parameters()], state=whole_state(learn.opt), steps=steps(learn),
                kept=sum(t.to_local().numel() for o in state for t in o), total=sum(t.numel() for o in state for t in o),
-               fractions=learn.clipped_fraction.fractions, layers=learn.clipped_fraction.layer_fractions, hists=learn.rate_histogram.histograms)
+               fractions=learn.clipped_fraction.fractions, layers=learn.clipped_fraction.layer_fractions,
+               hists=learn.rate_histogram.histograms)
     dcp.save(saved(learn), checkpoint_id=f'{path}/{case}')
     other = learner(make_opt_func(case), rank, shard_columns)
     other.fit(1, 0.01)      # a state of this split, to load into
@@ -85,9 +87,9 @@ def by_numel(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr*p.numel())
 def elementwise(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr)
 RULES = by_norm,by_numel,elementwise
 
-def rule(f, rank=None):
+def rule(f, opt_class=ModOptimizer, rank=None):
     "What the parameters are after a fit with a step function of one's own"
-    learn = learner(partial(ModOptimizer, cbs=f), rank, shard)
+    learn = learner(partial(opt_class, cbs=f), rank, shard)
     learn.remove_cbs(L(MemoryLength, ClippedFraction))
     learn.fit(1, 0.001)
     return [whole(p) for p in learn.model.parameters()]
@@ -118,7 +120,7 @@ def work(rank, path):
                 except Exception as e: res[case,f.__name__] = repr(e)
                 else: res[case,f.__name__]['said'] = [(str(o.message), o.category) for o in said]
     if FSDP:
-        res |= {f.__name__: rule(f, rank) for f in RULES}
+        res |= {(f.__name__,o.__name__): rule(f, o, rank) for f in RULES for o in (ModOptimizer,FusedOptimizer)}
         res |= {('held',k,d): held(f, d, shard) for k,f in OPTS.items() for d in DTYPES}
     torch.save(res, f'{path}/{rank}.pth')
     dist.destroy_process_group()
@@ -188,8 +190,9 @@ def test_checkpoint_of_shards(opt_func, ranks, path, request):
     close(go_on(one), a['later'])
 
 @needs_fsdp
+@pytest.mark.parametrize('opt_class', [ModOptimizer,FusedOptimizer])
 @pytest.mark.parametrize('f', RULES)
-def test_step_functions_of_ones_own_on_shards(f, ranks): close(ranks[0][f.__name__], rule(f))
+def test_step_functions_of_ones_own_on_shards(f, opt_class, ranks): close(ranks[0][f.__name__,opt_class.__name__], rule(f))
 
 @needs_fsdp
 @pytest.mark.parametrize('dtype', DTYPES)
