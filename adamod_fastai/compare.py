@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 import torch
@@ -186,14 +187,15 @@ def plot_metric(
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     styles = _styles(df)
+    lrs = sorted(df['lr'].unique())
+    apart = 0.03*min([1, *np.diff(np.log10(lrs))]) # decades between two optimizers, so that one sees both
     for i,(o,style) in enumerate(styles.items()):
         c = cells.loc[o].sort_index()
-        shift = 10**(0.03*(i-(len(styles)-1)/2))
+        shift = 10**(apart*(i-(len(styles)-1)/2))
         ax.errorbar(c.index*shift, c['mean'], yerr=c['std'].fillna(0), label=o, capsize=2, ms=5, lw=1.5, **style)
         bad = c.index[c.bad > 0]*shift
         ax.scatter(bad, [0.02]*len(bad), transform=ax.get_xaxis_transform(), marker='x', s=40, color=style['color'], zorder=3)
     n = cells.n.max()
-    lrs = sorted(df['lr'].unique())
     ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
     ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
     ax.minorticks_off()

@@ -3,7 +3,7 @@
 # Hours on one core; what is there already is not run again, so it can be interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-study() { out=nbs/results/$1; shift; echo "$out"; adamod-compare --jobs "${JOBS:-1}" --out "$out" "$@" >/dev/null; }
+study() { out=nbs/results/$1; shift; echo "$out"; adamod-compare --jobs "${JOBS:-1}" --out "$out" "$@" >/dev/null; rm "$out"/*.png; }
 
 memories=0.02,0.05,0.1,0.15,0.3,1,3
 ten=AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD
