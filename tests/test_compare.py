@@ -732,10 +732,10 @@ def made_by(code, name='get', **names):
     return names[name]
 def tiny(opt_func, bs=8): return Learner(tiny_dls(), torch.nn.Linear(3,1), loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae)
 
-base_code = 'n = 1\ndef helper(): return 2\nclass A:\n    def f(self): return 3\ndef get(f, m=4): return tiny(f)\n' \
+base_code = 'n = 1\ndef helper(x=1): return x*2\nclass A:\n    def f(self): return 3\ndef get(f, m=4): return tiny(f)\n' \
             'def use(): return n,helper,A\n' \
             'def get(f, m=4, use=use):\n    n,helper,A\n    return tiny(f)'
-@pytest.mark.parametrize('old,new', [('n = 1','n = 5'), ('return 2','return 5'), ('return 3','return 5'), ('m=4','m=5'),
+@pytest.mark.parametrize('old,new', [('n = 1','n = 5'), ('x*2','x*5'), ('x*2','x+2'), ('return 3','return 5'), ('m=4','m=5'),
                                      ('tiny(f)','tiny(f, 8)'),
                                      ('return n,helper,A','return helper,n,A')])
 def test_a_function_that_changed_under_its_name_is_another(tmp_path, old, new):

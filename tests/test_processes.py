@@ -108,6 +108,22 @@ def held(opt_func, dtype, wrap=noop):
     return sum(p.numel() for p in ps),dict(parameter=size(*ps), gradient=size(*(p.grad for p in ps)),
                                            state=size(*(v for p in ps for v in opt.state[p].values())))
 
+def uneven(opt_func, wrap=noop):
+    "Three steps with parameters that cannot be halved: of the last bias, one process has nothing"
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5,3), nn.Tanh(), nn.Linear(3,1))
+    grads = [[torch.randn_like(p) for p in model.parameters()] for _ in range(3)]
+    model = wrap(model)
+    opt = opt_func(model.parameters(), lr=0.01)
+    for gs in grads:
+        for p,g in zip(model.parameters(), gs): p.grad = g if wrap is noop else distribute(g, p)
+        opt.step()
+    return [whole(p) for p in model.parameters()]
+
+def distribute(g, p):
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(g, p.device_mesh, p.placements)
+
 def work(rank, path):
     torch.set_num_threads(1)
     os.environ.pop('RANK', None)    # fastai's own loader is not to split the data again
@@ -121,6 +137,7 @@ def work(rank, path):
                 else: res[case,f.__name__]['said'] = [(str(o.message), o.category) for o in said]
     if FSDP:
         res |= {(f.__name__,o.__name__): rule(f, o, rank) for f in RULES for o in (ModOptimizer,FusedOptimizer)}
+        res |= {('uneven',case): uneven(make_opt_func(case), shard) for case in CASES}
         res |= {('held',k,d): held(f, d, shard) for k,f in OPTS.items() for d in DTYPES}
     torch.save(res, f'{path}/{rank}.pth')
     dist.destroy_process_group()
@@ -188,6 +205,10 @@ def test_checkpoint_of_shards(opt_func, ranks, path, request):
     one.opt.load_state_dict(sd['opt'])
     assert same(whole_state(one.opt), a['state'])
     close(go_on(one), a['later'])
+
+@needs_fsdp
+@pytest.mark.parametrize('case', CASES)
+def test_shards_of_different_sizes(case, ranks): close(ranks[0]['uneven',case], uneven(make_opt_func(case)))
 
 @needs_fsdp
 @pytest.mark.parametrize('opt_class', [ModOptimizer,FusedOptimizer])
