@@ -156,7 +156,7 @@ class ClippedFraction(StepMeasure):
     @staticmethod
     def _count(rate, lr_avg):
         "How many of `rate` are above `lr_avg`, NaN if one of them is"
-        return torch.where((rate+lr_avg).isnan().any(), torch.nan, (lr_avg < rate).sum())
+        return torch.where((rate.sum()+lr_avg.sum()).isnan(), torch.nan, (lr_avg < rate).count_nonzero())  # neither is ever negative
 
     def _flush(self):
         "Fetch what has been counted from the device: (layers, elements, clipped), one row per parameter"

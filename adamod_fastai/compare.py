@@ -12,6 +12,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
 import torch
@@ -60,7 +61,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.funcs = {o:f for o,f,*_ in variants}
-        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: two are called the same in {", ".join(o[0] for o in variants)}')
+        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have the same name')
         codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
         self.unseen = sorted({u for o in codes.values() for u in o.unseen})
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
@@ -73,9 +74,12 @@ class _Plan:
 
     def reused(self, results):
         "A line about the runs that are in `results` already, if not all that they depend on can be compared"
-        n = sum(results.find(o) is not None for o in self.grid) if self.unseen else 0
-        what = f'whether what their {", ".join(self.unseen)} held is the same cannot be seen'
-        if n: return f'{n} of {len(self.grid)} runs were in {str(results.out)!r} already; {what}'
+        found = [o for o in self.grid if results.find(o) is not None]
+        what = ['the code of their functions is']*any(map(results.unsure, found))
+        if self.unseen: what.append(f'what their {", ".join(self.unseen)} held is')
+        if not found or not what: return
+        what = ', and '.join(what)
+        return f'{len(found)} of {len(self.grid)} runs were in {str(results.out)!r} already; whether {what} the same cannot be seen'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
@@ -183,14 +187,15 @@ def plot_metric(
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     styles = _styles(df)
+    lrs = sorted(df['lr'].unique())
+    apart = 0.03*min([1, *np.diff(np.log10(lrs))]) # decades between two optimizers, so that one sees both
     for i,(o,style) in enumerate(styles.items()):
         c = cells.loc[o].sort_index()
-        shift = 10**(0.03*(i-(len(styles)-1)/2))
+        shift = 10**(apart*(i-(len(styles)-1)/2))
         ax.errorbar(c.index*shift, c['mean'], yerr=c['std'].fillna(0), label=o, capsize=2, ms=5, lw=1.5, **style)
         bad = c.index[c.bad > 0]*shift
         ax.scatter(bad, [0.02]*len(bad), transform=ax.get_xaxis_transform(), marker='x', s=40, color=style['color'], zorder=3)
     n = cells.n.max()
-    lrs = sorted(df['lr'].unique())
     ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
     ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
     ax.minorticks_off()
@@ -297,7 +302,7 @@ def _parser():
         p.add_argument(f'--{name}', default=default, help=f'{help} (default: {kwargs.pop("shown", default)})', **kwargs)
     known = '; '.join(f'{k}: {v[3]}' for k,v in _tasks.items())
     add('task', 'digits,transformer', f'what to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
-    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,ranger,SGD',
+    add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,SGD',
         f"optimizers, of {', '.join(known_opts)}; those with -1000 have the published memory, of 1000 batches")
     add('lrs', None, 'learning rates, each above 0', shown='those of the task, 1e-3,1e-2,1e-1 for yours')
     add('epochs', '5', 'epochs of each run')

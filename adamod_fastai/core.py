@@ -81,8 +81,8 @@ def _elementwise(cbs, hyper):
     "Do step functions treat each element by itself? Tried for two steps, on one element and on two like it"
     found = []
     for n in 1,2:
-        p,state = torch.full((n,), 0.5),{}
-        p.grad,where = torch.full((n,), 0.25),p.data_ptr()
+        p,state = torch.full((n,), 0.5, device='cpu'),{}
+        p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
         try:
             with _Watch():
                 for _ in range(2): _run(cbs, p, state, dict(hyper))
@@ -175,6 +175,13 @@ class ModOptimizer(Optimizer):
             for k,v in state.items():
                 if isinstance(v, Tensor) and (v.dtype is not dtype or v.device != device) and v.is_floating_point():
                     state[k] = v.to(device, torch.promote_types(v.dtype, dtype))
+
+    @torch.no_grad()
+    def zero_grad(self):
+        "Set all gradients to zero, also those that are views, as `DistributedDataParallel` has them"
+        for p,*_ in self.all_params(with_grad=True):
+            if p.grad.grad_fn is not None: p.grad.detach_()
+            _local(p.grad.requires_grad_(False)).zero_()
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")

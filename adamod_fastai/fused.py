@@ -252,7 +252,8 @@ def _spec(p, g, state, shared):
     tensors = sorted((k,_local(v)) for k,v in state.items() if isinstance(v, Tensor))
     odd = [k for k,v in tensors if (v.shape,v.device,v.layout)!=(p.shape,p.device,p.layout)]
     others,why = frozenset((k,type(v),v) for k,v in state.items() if not isinstance(v, Tensor)),None
-    if type(p) not in _plain: why = f'it is a {type(p).__name__}'
+    if _is_sharded(p): why = 'its gradient or its state is not sharded as it is'
+    elif type(p) not in _plain: why = f'it is a {type(p).__name__}'
     elif not p.is_floating_point() or g.dtype!=p.dtype: why = f'it is {p.dtype} and its gradient {g.dtype}'
     elif (0 in p.stride() or p.numel() >= _sizes[p.device.type][0]) and not _is_dense(p): why = 'it is large and not contiguous'
     elif odd: why = f'its `{odd[0]}` is not shaped like it'

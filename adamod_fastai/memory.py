@@ -120,9 +120,9 @@ _learner_fit = Learner.fit
 
 @patch_to(Learner)
 @wraps(_learner_fit)
-def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, **kwargs):
+def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, *args, **kwargs):
     if reset_opt or not self.opt: self.create_opt()
-    try: return _learner_fit(self, n_epoch, lr=lr, wd=wd, cbs=_fit_cbs(self, L(cbs)), **kwargs)
+    try: return _learner_fit(self, n_epoch, lr, wd, _fit_cbs(self, L(cbs)), False, *args, **kwargs)
     finally:
         _give_back(_base(self.opt))
         if mets := [o for o in self.metrics if hasattr(o, 'of_a_fit')]: self.metrics = [o for o in self.metrics if o not in mets]

@@ -160,9 +160,11 @@ def _learner(get_learner, opt_func):
 
 # %% ../nbs/06_runs.ipynb #7902a98c
 def _memory_cbs(learn, memory):
-    "What an optimizer with a memory gets: its clipped fraction measured at every tenth step, and a memory that fits the run if asked for"
+    "What an optimizer with a memory gets: its clipped fraction at every tenth step if it clips, and a memory of its own if asked for"
     if not _has_memory(learn.opt): return []
-    return [ClippedFraction(every=10)] + ([MemoryLength(memory)] if memory else [])
+    clipped = ClippedFraction(every=10)
+    clipped.learn = learn
+    return [clipped]*clipped.clips + ([MemoryLength(memory)] if memory else [])
 
 def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0., warmup=0.):
     "Train once: a dict of results, with the training losses"
@@ -182,7 +184,8 @@ def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0.
     names = [o for o in rec.metric_names[1:] if o != 'time']
     values = rec.values[-1] if rec.values and not watch.diverged else [math.nan]*len(names)
     res = dict(zip(names, map(float, values)))
-    if clipped: res['clipped'] = float(np.mean(clipped[0].fractions or [math.nan]))
+    for o in clipped:
+        if isinstance(o, ClippedFraction): res['clipped'] = float(np.mean(o.fractions or [math.nan]))
     return {**res, 'seconds': round(seconds, 3), 'diverged': watch.diverged, 'loss_rise': _rise(watch.raw_losses),
             'batches': len(watch.raw_losses), 'losses': watch.raw_losses}
 

@@ -119,7 +119,7 @@ _words,_whole = ('opt','task','opt_func','hypers','schedule','cbs','code'),('run
 class _CSV:
     "Rows in the file `path`, or only in memory where that is `None`"
     def __init__(self, path, cols):
-        self.path,self.df = path,pd.DataFrame(columns=cols)
+        self.path,self.df,self.cols = path,pd.DataFrame(columns=cols),[] # `cols` of the file
         if path is None or not path.exists(): return
         text = path.read_text(encoding='utf-8')
         whole = text[:text.rfind('\n')+1]
@@ -129,11 +129,12 @@ class _CSV:
                                        converters=dict.fromkeys(floats, float))
             except ValueError: self.df = pd.DataFrame()
             if not set(cols).issubset(self.df.columns): raise ValueError(f'Invalid out: {path} was not written by compare')
+        self.cols = list(self.df)
         if whole != text: self.write(self.df)
 
     def write(self, df):
         "Replace all rows by those of `df`"
-        self.df = df
+        self.df,self.cols = df,list(df)
         if self.path is None: return
         tmp = self.path.with_suffix('.tmp')
         df.to_csv(tmp, index=False, na_rep='nan', encoding='utf-8')
@@ -143,7 +144,7 @@ class _CSV:
         "Append the dicts `rows`, and flush"
         rows = pd.DataFrame(rows)
         df = pd.concat([self.df, rows], ignore_index=True) if len(self.df) else rows
-        if not self.path or not self.path.exists() or list(df) != list(self.df): return self.write(df)
+        if not self.path or not self.path.exists() or list(df) != self.cols: return self.write(df)
         self.df = df
         with open(self.path, 'a', encoding='utf-8', newline='') as f:
             rows.reindex(columns=df.columns).to_csv(f, index=False, header=False, na_rep='nan')
@@ -188,7 +189,7 @@ class _Results:
         self.runs   = _CSV(out and out/'results.csv', ['run', *(o for o in _settings if o not in _later), 'diverged'])
         self.losses = _CSV(out and out/'losses.csv', ['run', 'batch', 'loss'])
         for o in _later:
-            if o not in self.runs.df: self.runs.df[o] = ''
+            if o not in self.runs.df: self.runs.df[o] = '?'
         unfinished = ~self.losses.df['run'].isin(self.runs.df['run'])
         if unfinished.any(): self.losses.write(self.losses.df[~unfinished])
 
@@ -202,9 +203,13 @@ class _Results:
     def find(self, settings):
         "The number of the run with these `settings`, or `None`"
         df = self.runs.df
-        early = '' if 'fit_memory=True' in settings['hypers'] else settings['hypers'] # before, no memory fitted the run by itself
-        for k,v in settings.items(): df = df[(df[k]==v) | ((k=='hypers') & (df[k]=='') & bool(early))]
+        early = ('code','hypers')[:1+('fit_memory=True' not in settings['hypers'])] # before, no memory fitted the run by itself
+        for k,v in settings.items(): df = df[(df[k]==v) | ((df[k]=='?') & (k in early))]
         return df['run'].iloc[0] if len(df) else None
+
+    def unsure(self, settings):
+        "Is the run with these `settings` one whose code was not kept, though it may change?"
+        return bool(settings['code']) and self.runs.df.set_index('run').code[self.find(settings)]=='?'
 
     def add(self, settings, result):
         run = 0 if self.runs.df.empty else int(self.runs.df['run'].max())+1

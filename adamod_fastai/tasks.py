@@ -164,11 +164,12 @@ def _xavier(*sz):
 
 class _StackedTransformer(nn.Module):
     "A causal post-norm transformer, whose layers keep their weights in one tensor of each kind"
-    def __init__(self, n_vocab, seq_len=16, d=32, n_layers=8, n_heads=2):
+    def __init__(self, n_vocab, seq_len=16, d=32, n_layers=8, n_heads=2, pos_std=None):
         super().__init__()
         self.n_heads,self.scale = n_heads,math.sqrt(d)
         zeros,ones = [lambda *sz, f=f: nn.Parameter(f(*sz)) for f in (torch.zeros,torch.ones)]
-        self.emb,self.pos = _xavier(n_vocab, d),_xavier(seq_len, d)
+        self.emb = _xavier(n_vocab, d)
+        self.pos = _xavier(seq_len, d) if pos_std is None else nn.Parameter(torch.randn(seq_len, d)*pos_std)
         linear = lambda n_in,n_out: (_xavier(n_layers, n_out, n_in),zeros(n_layers, n_out))
         norm = lambda: (ones(n_layers, d),zeros(n_layers, d))
         self.layers = nn.ParameterList([*linear(d, 3*d), *linear(d, d), *norm(), *linear(d, 4*d), *linear(4*d, d), *norm()])
@@ -193,12 +194,13 @@ def transformer_learner(
     seq_len:int=16, # Characters per block
     n_batches:int=40, # Batches per epoch
     n_layers:int=8, # Layers of the transformer
+    pos_std:float=None, # Standard deviation of the weights that the positions start from, Xavier's if not given
     **kwargs
 ) -> Learner:
     "A small post-norm transformer, 32 wide and without dropout, that predicts the next character of CPython's manual"
     dls = text_dls(bs, seq_len, n_batches, valid_step=5)
     kwargs = {'metrics': accuracy, **kwargs}
-    model = _StackedTransformer(dls.c, seq_len, n_layers=n_layers)
+    model = _StackedTransformer(dls.c, seq_len, n_layers=n_layers, pos_std=pos_std)
     return Learner(dls, model, loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
 
 # %% ../nbs/05_tasks.ipynb #c8d8594a

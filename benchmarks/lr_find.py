@@ -15,8 +15,7 @@ from adamod_fastai.all import *
 from adamod_fastai.tasks import *
 
 three = {k: known_opts[k] for k in ('Adam','AdaMod','AdaMod-1000')}
-tasks = dict(digits=(digits_learner, 5, known_opts), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three),
-             text=(text_learner, 5, three))
+tasks = dict(digits=(digits_learner, 5, known_opts), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three))
 
 def quiet(get_learner, opt_func, seed):
     learn = get_learner(opt_func)

