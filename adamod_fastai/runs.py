@@ -160,7 +160,7 @@ def _learner(get_learner, opt_func):
 
 # %% ../nbs/06_runs.ipynb #7902a98c
 def _memory_cbs(learn, memory):
-    "What an optimizer with a memory gets: its clipped fraction at every tenth step if it clips, and a memory that fits the run if asked for"
+    "What an optimizer with a memory gets: its clipped fraction at every tenth step if it clips, and a memory of its own if asked for"
     if not _has_memory(learn.opt): return []
     clipped = ClippedFraction(every=10)
     clipped.learn = learn

@@ -23,7 +23,8 @@ def average_noise(p, rate, step, lr, beta3, lr_avg=None, noise=None, first_noise
     if step == 2: noise = first_noise = new
     if step > 2: noise = torch.lerp(noise, new, 0.1)
     length = most if step < 2 else (most*noise/first_noise).clamp(1, most)
-    return {**average_lr(p, rate, beta3=1-1/length, lr_avg=lr_avg), 'noise': noise, 'first_noise': first_noise, 'prev_rate': prev_rate.copy_(shape)}
+    new = average_lr(p, rate, beta3=1-1/length, lr_avg=lr_avg)
+    return {**new, 'noise': noise, 'first_noise': first_noise, 'prev_rate': prev_rate.copy_(shape)}
 
 def optimizer(*memory):
     def f(params, lr, mom=0.9, sqr_mom=0.99, beta3=0.999, eps=1e-5, wd=0.01):
@@ -34,7 +35,8 @@ def optimizer(*memory):
 ideas = dict(grow=optimizer(adaptive_rate, average_grow, clip_rate), noise=optimizer(adaptive_rate, average_noise, clip_rate))
 follow = dict(follow_lr=partial(AdaMod, len_memory=1000, follow_lr=True)) # with a memory of 15%, what AdaMod does by default
 decades = [1e-4,1e-3,1e-2,1e-1]
-tasks = dict(digits=(digits_learner, 5, decades, decades), cancer=(cancer_learner, 8, decades, decades), # the rates with fit_one_cycle, and with fit
+# the rates with fit_one_cycle, and with fit
+tasks = dict(digits=(digits_learner, 5, decades, decades), cancer=(cancer_learner, 8, decades, decades),
              densenet=(densenet_learner, 8, decades[1:], decades[1:]), text=(text_learner, 5, [3e-4,1e-3,3e-3], [3e-3]))
 
 if __name__ == '__main__':

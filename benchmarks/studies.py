@@ -19,8 +19,8 @@ from tasks import long_learner, new_tasks
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
-all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8), 'transformer': (transformer_learner, 5),
-             'densenet': (densenet_learner, 8)}
+all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
+             'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8)}
 seeds = 5
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
@@ -74,7 +74,8 @@ def table(task, *schedules):
         run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds) # how each stands Adam's best rate, and three and ten times that
 
 def deep(n_layers, lrs=(3e-4,1e-3,3e-3,1e-2)):
-    run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=100), lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
+    deeper = partial(transformer_learner, n_layers=n_layers, n_batches=100, pos_std=0.02)
+    run = partial(compare, deeper, lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
                   out=out/f'deep/{n_layers}')
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
     run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])

@@ -1,4 +1,6 @@
-"""The runs of the tutorial "Is there a last percent in SGD?": `python benchmarks/switch.py FOLDER`, 50 of them, a quarter of an hour on one core.
+"""The runs of the tutorial "Is there a last percent in SGD?": `python benchmarks/switch.py FOLDER`
+
+Fifty of them, a quarter of an hour on one core.
 What is in the folder already is not run again."""
 import sys, warnings
 from functools import partial
