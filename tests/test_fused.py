@@ -124,7 +124,8 @@ def test_several_dtypes_in_one_model():
     for _ in range(40): twins.step()
     twins.check()
 
-@pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('beta3',(0.,0.9)), ('wd',(0.,0.3)), ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
+@pytest.mark.parametrize('hyper,vals', [('beta3',(0.9,0.999)), ('beta3',(0.,0.9)), ('wd',(0.,0.3)),
+                                        ('eps',(1e-8,1e-2)), ('sqr_mom',(0.9,0.999)), ('lr',(0,1e-2))])
 def test_same_while_a_hyper_is_scheduled(hyper, vals):
     twins,(a,b) = Twins(AdaMod, few()),vals
     for i in range(40): twins.step(**{hyper: a+(b-a)*max(0, i-5)/34})
@@ -197,7 +198,8 @@ def test_parameters_whose_data_is_replaced():
         twins.step()
     twins.check()
 
-@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs), lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]],
+@pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs),
+                                    lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]],
                          ids=['replaced','changed'])
 def test_other_step_functions_for_the_same_state(change):
     twins = Twins(AdaMod, few())
