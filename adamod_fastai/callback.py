@@ -180,7 +180,7 @@ class ClippedFraction(StepMeasure):
         self._layer_of = {p: self.layer_names.index(n) for p,n in names.items()}
 
     def _warn_if_short(self):
-        n,memory = n_steps(self.learn),max(1/(1-h['beta3']) for h in self.opt.hypers[self.opt.frozen_idx:])
+        n,memory = n_steps(self.learn),max(round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:])
         if n is not None and n < memory:
             warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: '
                           f'most rates stay clipped to the end. Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), '

@@ -44,7 +44,7 @@ def _batch_sizes(dl):
     res = [bs]*n
     items = getattr(dl, 'n', None)
     if items is None and hasattr(getattr(dl, 'dataset', None), '__len__'): items = len(dl.dataset)
-    if res and items and not getattr(dl, 'drop_last', False) and (n-1)*bs < items < n*bs: res[-1] = items-(n-1)*bs
+    if res and items and (n-1)*bs < items < n*bs: res[-1] = items-(n-1)*bs
     return res
 
 def n_steps(

@@ -40,7 +40,7 @@ def measured(opt_func, setup=lambda learn: None, fit=lambda learn: learn.fit_one
 
 def two_groups(learn):
     learn.create_opt()
-    learn.opt.set_hyper('beta3', [0.99,0.8])
+    learn.opt.set_hyper('beta3', [0.99,0.8])     # 100 batches and 5
 
 CASES = {'one cycle': {},
          'frozen': dict(setup=lambda o: o.freeze()),
@@ -72,6 +72,16 @@ def test_every():
     assert every7.clipped_fraction.fractions == every1.clipped_fraction.fractions[::7]
     assert every7.clipped_fraction.steps == every1.clipped_fraction.steps[::7]
 
+def test_a_memory_of_one_batch_clips_nothing():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=1), cbs=ClippedFraction(every=1)))
+    learn.fit(1, 0.01)
+    assert learn.clipped_fraction.fractions == [0.]*25
+
+def test_the_rate_is_that_of_the_recorder():
+    learn = quiet(cancer_learner(partial(AdaMod, len_memory=10), cbs=ClippedFraction(every=1)))
+    learn.fit_one_cycle(1, slice(1e-3,1e-2))
+    assert learn.clipped_fraction.lrs == learn.recorder.lrs
+
 @pytest.mark.parametrize('every', [0,-1,1.5,'2'])
 def test_bad_every(every):
     with pytest.raises(ValueError, match=f'every.*{every}'): ClippedFraction(every=every)
@@ -96,12 +106,13 @@ def test_fits_again_without_adding_columns():
 
 def test_fit_after_an_interrupted_one():
     class Stop(Callback):
+        order = 60     # after it has measured
         def after_step(self): raise KeyboardInterrupt
     learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(every=1)))
     with pytest.raises(KeyboardInterrupt): learn.fit(1, 0.01, cbs=Stop())
     assert len(learn.validate()) == 2
     learn.fit(1, 0.01)
-    assert list(learn.recorder.metric_names).count('clipped') == 1
+    assert list(learn.recorder.metric_names).count('clipped') == 1 and len(learn.clipped_fraction.fractions) == 25
 
 def test_save_model_can_monitor_it(tmp_path):
     learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(every=1), path=tmp_path))
@@ -167,8 +178,8 @@ def test_parameters_train_the_same_with_and_without():
 
 # --- the warning
 
-def warned(fit, n=None, **kwargs):
-    learn = quiet(cancer_learner(partial(AdaMod, **kwargs), cbs=ClippedFraction(every=1)))
+def warned(fit, n=25, **kwargs):
+    learn = quiet(cancer_learner(partial(AdaMod, **kwargs), bs=400//n, cbs=ClippedFraction(every=1)))
     with warnings.catch_warnings(record=True) as ws:
         warnings.simplefilter('always')
         fit(learn)
@@ -178,7 +189,16 @@ def test_says_once_that_the_memory_is_too_long():
     msg, = warned(lambda o: o.fit(2), len_memory=80)
     assert all(o in msg for o in ('50 batches','80','len_memory=8 '))
 
-def test_says_nothing_when_the_memory_fits(): assert not warned(lambda o: o.fit(2), len_memory=49)
+@pytest.mark.parametrize('n', [5,10,25,50])
+def test_says_nothing_when_the_memory_fits(n):
+    assert not warned(lambda o: o.fit(1), n, len_memory=n) and warned(lambda o: o.fit(1), n, len_memory=n+0.5)
+
+def test_the_memory_of_frozen_groups_does_not_count():
+    def fit(learn, freeze):
+        two_groups(learn)
+        if freeze: learn.freeze()
+        learn.fit(1, 0.01)
+    for freeze in False,True: assert bool(warned(lambda o: fit(o, freeze))) != freeze
 
 def test_validate_does_not_warn(): assert not warned(lambda o: o.validate(), len_memory=5000)
 

@@ -128,6 +128,16 @@ def test_set_hyper_wins():
     assert memories(learn) == [[10.]] and follows(learn) == {False}
     assert [h['beta3'] for h in learn.opt.hypers] == [0.9,0.8]
 
+def test_what_is_set_during_a_fit_stays():
+    class Set(Callback):
+        def after_step(self):
+            if self.train_iter == 10: self.opt.set_hyper('beta3', [0.9,0.8])
+    learn = learner()
+    learn.fit(1, 0.01, cbs=Set())
+    assert [h['beta3'] for h in learn.opt.hypers] == [0.9,0.8] and {h['fit_memory'] for h in learn.opt.hypers} == {False}
+    learn.fit(1, 0.01)
+    assert memories(learn) == [[3.75,10.],[10.]]
+
 @pytest.mark.parametrize('cbs', [[],[MemoryLength(0.3)]], ids=['default','MemoryLength'])
 def test_a_schedule_of_beta3_wins(cbs):
     learn = learner(AdaMod, *cbs)
@@ -296,10 +306,11 @@ def test_loading_in_the_middle_of_a_fit_keeps_its_memory(tmp_path):
     learn = learner(AdaMod, path=tmp_path)
     learn.fit(1, 0.01)
     learn.save('q')
-    class Load(Callback):
+    class LoadAgain(Callback):       # a Learner's `load` is what `Load` would stand for
         def after_epoch(self): self.learn.load('q')
-    learn.fit(4, 0.01, cbs=Load())
+    learn.fit(4, 0.01, cbs=LoadAgain())
     assert memories(learn) == [[3.75],[15.]] and learn.opt.hypers[0]['beta3'] == 0.999
+    assert {s['step'] for s in state_of(learn.opt)} == {25}
 
 def test_ctrl_c_then_another_fit(case):
     opt_func,cbs = case

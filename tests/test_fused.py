@@ -64,13 +64,14 @@ class Twins:
         if self.clipped: assert 0.05 < (o := torch.stack(self.clipped).mean()) < 0.95, f'{o:.3f}: both sides of the clip are to be seen'
         for i,(p,q) in enumerate(self.pairs):
             torch.testing.assert_close(q, p, atol=TOL, rtol=TOL, msg=lambda m: f'parameter {i}: {m}')
-            self.check_state(i, *(o.state[p] for o,p in zip(self.opts, (p,q))))
+            if p.grad is not None: torch.testing.assert_close(q.grad, p.grad, atol=TOL, rtol=TOL)     # `l2_reg` changes it
+            check_state(i, *(o.state[p] for o,p in zip(self.opts, (p,q))))
 
-    def check_state(self, i, eager, fused):
-        assert set(fused) == set(eager)
-        for k,v in eager.items():
-            assert type(fused[k]) is type(v), f'{k} of parameter {i}'
-            torch.testing.assert_close(fused[k], v, atol=TOL, rtol=TOL, msg=lambda m: f'{k} of parameter {i}: {m}')
+def check_state(i, eager, fused):
+    assert set(fused) == set(eager)
+    for k,v in eager.items():
+        assert type(fused[k]) is type(v), f'{k} of parameter {i}'
+        torch.testing.assert_close(fused[k], v, atol=TOL, rtol=TOL, msg=lambda m: f'{k} of parameter {i}: {m}')
 
 def few(*shapes, dtype=torch.float32): return [torch.randn(s).to(dtype) for s in shapes or ((300,300),(20,30),(7,))]
 
@@ -143,6 +144,16 @@ def test_parameters_without_weight_decay():
     twins = Twins(AdaMod, few(), wd=0.5)
     for opt,ps in zip(twins.opts, twins.ps): opt.state[ps[0][1]] = dict(do_wd=False)
     for _ in range(40): twins.step()
+    twins.check()
+
+def test_a_parameter_that_loses_its_weight_decay():
+    twins = Twins(AdaMod, few(), wd=0.5)
+    for opt,ps in zip(twins.opts, twins.ps):
+        for p in ps[0]: opt.state[p] = dict(do_wd=True)
+    for i in range(40):
+        if i==20:
+            for opt,ps in zip(twins.opts, twins.ps): opt.state[ps[0][1]]['do_wd'] = False
+        twins.step()
     twins.check()
 
 def test_gradients_that_come_and_go():
@@ -337,8 +348,10 @@ def same_steps(cbs, n=40, **hypers):
         for _ in range(n):
             for p in opt.param_lists[0]: p.grad = torch.randn_like(p)
             opt.step()
-        res.append(opt.param_lists[0])
-    for p,q in zip(*res): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
+        res.append([(p,opt.state[p]) for p in opt.param_lists[0]])
+    for i,((p,eager),(q,fused)) in enumerate(zip(*res)):
+        torch.testing.assert_close(q, p, atol=TOL, rtol=0)
+        check_state(i, eager, fused)
 
 def test_fastai_adam():
     cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
@@ -453,12 +466,17 @@ def deciding_step(p, lr, **kwargs):
 def keeping_step(p, lr, old=None, **kwargs):
     p.data.sub_(p.grad.data, alpha=lr)
     return {'old': p.grad.data}
+def twice_step(p, lr, a=None, **kwargs):
+    a = p.grad.data.clone() if a is None else a+p.grad.data
+    p.data.sub_(a, alpha=lr)
+    return {'a': a, 'b': a}
 def out_step(p, lr, **kwargs): torch.add(p.grad.data, p.grad.data, out=p.grad.data)
 other = torch.ones(())
 def other_step(p, lr, **kwargs): p.data.sub_(p.grad.data*other, alpha=lr)
 
 @pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shaped like'), (max_step,'max'), (deciding_step,'any'),
-                                      (keeping_step,'copy'), (out_step,'method'), (other_step,'gives a Tensor')],
+                                      (keeping_step,'copy'), (twice_step,'copy'), (out_step,'method'),
+                                      (other_step,'gives a Tensor')],
                          ids=lambda o: getattr(o, '__name__', None))
 def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
     with pytest.warns(UserWarning) as said: same_steps([step], n=5)

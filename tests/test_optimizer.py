@@ -96,9 +96,13 @@ def test_follow_lr_goes_on_from_a_checkpoint():
     assert (p == want).all()
 
 def test_follow_lr_passes_over_a_rate_of_zero():
-    p,opt = following([0.,0.01,0.02,0.,0.,0.03])
-    s = opt.state[p]
-    assert s['last_lr'] == 0.03 and (s['lr_avg'] > 0).all() and s['lr_avg'].isfinite().all()
+    lrs,v,shape = [0.,0.01,0.02,0.,0.,0.03],0.,0.
+    p,opt = following(lrs)
+    for i,(g,lr) in enumerate(zip(spread_grads(6), lrs)):
+        v = 0.99*v + 0.01*g**2
+        shape = (1-1/30)*shape + (lr > 0)/30/(np.sqrt(v/(1-0.99**(i+1)))+1e-5)
+    np.testing.assert_allclose(opt.state[p]['lr_avg'], 0.03*shape, rtol=1e-9)
+    assert opt.state[p]['last_lr'] == 0.03
     p,opt = following([0.,0.])
     assert 'last_lr' not in opt.state[p]
 
@@ -192,6 +196,9 @@ def test_defaults_are_adams_plus_beta3():
     ours,adams = AdaMod([torch.ones(1)], lr=0.1).hypers[0],Adam([torch.ones(1)], lr=0.1).hypers[0]
     assert {k:ours[k] for k in adams} == adams
     assert ours['beta3'] == 0.999
+
+def test_default_friction():
+    assert [o([torch.ones(1)], lr=0.1).hypers[0]['version'] for o in (DiffGrad,DiffMod,DeepMemory)] == [0,0,1]
 
 @pytest.mark.parametrize('opt_func,n', [(AdaMod,1000),(DiffMod,1000),(DeepMemory,200)], ids=ids)
 def test_default_memory(opt_func, n):
