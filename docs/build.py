@@ -172,11 +172,12 @@ def kind(nb_path, nb):
     return 'API' if any('default_exp' in c.directives for c in nb.cells if c.cell_type=='code') else 'How-to'
 
 
-def contents(found):
-    "The pages by kind: for the sidebar, and as a list"
+def contents(found, landing=''):
+    "The pages by kind, for the sidebar and as a list: modules by their number, others as the text `landing` leads to them"
     res = ''
     for k in 'Tutorials','How-to','API':
         if not found.get(k): continue
+        if k!='API': found[k].sort(key=lambda o: landing.rfind(f'{o[0]}.ipynb') % (len(landing)+1))
         toc = '\n'.join(page for page,_ in found[k])
         res += f'\n\n:::{{toctree}}\n:caption: {k}\n:hidden:\n\n{toc}\n:::\n\n## {k}\n\n'
         res += '\n'.join(f"- [{fm.get('title', page)}]({page}.ipynb): {fm.get('description', '')}".rstrip(': ') for page,fm in found[k])
@@ -197,7 +198,8 @@ def write_source(src):
         if page!='index': found.setdefault(kind(rel, nb), []).append((page, nb_frontmatter(nb)))
         pages[page] = page_cells(nb, f'{page}.html')
     welcome = mk_cell(title(dict(title=lib, description=metadata(lib)['Summary'])), 'markdown')
-    pages['index'] = pages.get('index', [welcome]) + [contents(found)]
+    landing = '\n'.join(o.source for o in pages.get('index', []))
+    pages['index'] = pages.get('index', [welcome]) + [contents(found, landing)]
     for page,cells in pages.items():
         for cell in cells:
             if cell.cell_type=='markdown': cell.source = link_pages(Links().linkify(cell.source))
