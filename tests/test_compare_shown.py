@@ -6,6 +6,7 @@ import pytest
 import matplotlib.pyplot as plt
 
 from adamod_fastai.compare import compare, compare_table, plot_metric
+from adamod_fastai.store import _Code
 from adamod_fastai.tasks import text_dls
 from test_compare import Tiny, frame
 
@@ -50,3 +51,7 @@ def test_an_epoch_of_text_is_from_all_of_it():
     blocks = {tuple(o.tolist()): i for i,o in enumerate(dls.train_ds.tensors[0])}
     a,b = [[blocks[tuple(o.tolist())] for x,_ in dls.train for o in x] for _ in range(2)]
     assert a != b and max(a) > 0.9*len(blocks) and min(a) < 0.1*len(blocks) and a != sorted(a)
+
+def test_arrays_of_the_same_bytes_are_told_apart():
+    arrays = [np.zeros((2,3)),np.zeros((3,2)),np.zeros(6),np.zeros(6, int),np.zeros(12, np.float32)]
+    assert len({str(_Code(o)) for o in arrays}) == len(arrays)

@@ -431,3 +431,14 @@ def test_fit_takes_its_arguments_by_position_too():
     first = learn.opt
     learn.fit(1, 0.01, reset_opt=True)
     assert learn.opt is not first
+
+@pytest.mark.parametrize('n_acc', [100,260,401,450])
+def test_n_steps_counts_the_items_of_a_smaller_last_batch(n_acc):
+    learn,seen = quiet(cancer_learner(AdaMod, bs=150)),[]     # 150, 150 and 100 items
+    class Count(Callback):
+        taken = 0
+        def before_train(self): seen.append(n_steps(self.learn))
+        def after_step(self): self.taken += 1
+    counted = Count()
+    learn.fit(4, 0.01, cbs=[counted,GradientAccumulation(n_acc)])
+    assert set(seen) == {counted.taken}

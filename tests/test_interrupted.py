@@ -161,3 +161,9 @@ def test_two_optimizers_can_load_the_same_state():
     for o in a,b: o.load_state_dict(sd)
     a.set_hyper('lr', 0.5)
     assert b.hypers[0]['lr'] == opt.hypers[0]['lr'] == 0.1
+
+def test_a_state_of_another_number_of_parameters():
+    two,three = (AdaMod([torch.ones(2) for _ in range(n)], lr=0.1) for n in (2,3))
+    with warnings.catch_warnings(), pytest.raises(ValueError, match='it has 3 parameters, the optimizer has 2'):
+        warnings.simplefilter('ignore')
+        two.load_state_dict(three.state_dict())
