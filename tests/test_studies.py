@@ -51,7 +51,8 @@ def search(score, one=None):
     ran = []
     def run(lrs, seeds):
         ran.append((lrs,seeds))
-        return pd.DataFrame([dict(lr=o, accuracy=((one or score) if seeds==1 else score)[o], diverged=False) for o in lrs for _ in range(seeds)])
+        now = (one or score) if seeds==1 else score
+        return pd.DataFrame([dict(lr=o, accuracy=now[o], diverged=False) for o in lrs for _ in range(seeds)])
     best = studies.rate(studies.around_best(run))
     assert score[best] == max(score[o] for lrs,n in ran[1:] for o in lrs)
     return ran
