@@ -129,7 +129,7 @@ def _step(cbs, p, state, hyper):
     tried = lambda: _elementwise(tuple(cbs), tuple((k,0.5 if type(v) is float else v) for k,v in hyper.items() if isinstance(v, Hashable)))
     (_step_local if _is_sharded(p) and _alike(p, state) and tried() else _run)(cbs, p, state, hyper)
 
-# %% ../nbs/00_core.ipynb #4d75b5df
+# %% ../nbs/00_core.ipynb #a50fe648
 def _check_params(params):
     "The list of parameters or of groups that is in `params`"
     params = [params] if isinstance(params, Tensor) else list(params)
@@ -140,6 +140,7 @@ def _check_params(params):
                              '(with hypers of its own by `set_hyper`)')
     return params
 
+# %% ../nbs/00_core.ipynb #4d75b5df
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
