@@ -356,6 +356,7 @@ BEFORE = {'nothing': list, 'MemoryLength': lambda: [MemoryLength(0.5)], 'SwitchT
           'ParamScheduler': lambda: [ParamScheduler({'beta3': SchedLin(0.5, 0.9)})]}
 AFTER = {**BEFORE, 'Adam': Adam, 'DiffGrad': DiffGrad, 'fused': partial(AdaMod, fused=True)}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('before', BEFORE)
 @pytest.mark.parametrize('after', AFTER)
 @pytest.mark.parametrize('added', [False,True], ids=['to the fit','to the Learner'])

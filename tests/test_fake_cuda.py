@@ -11,14 +11,12 @@ from adamod_fastai.callback import ClippedFraction, RateHistogram
 from adamod_fastai.core import ModOptimizer
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 
+@pytest.fixture(autouse=True)
 def copies():
-    "Can torch copy such a tensor? 2.6 asks the driver for it"
+    "Skip where torch cannot copy such a tensor: 2.6 asks the driver for it"
     with FakeTensorMode(): a = torch.zeros(2, device='cuda')
     try: a.copy_(a+1)
-    except RuntimeError: return False
-    return True
-
-pytestmark = pytest.mark.skipif(not copies(), reason='this torch needs a driver to copy a tensor without data')
+    except RuntimeError as e: pytest.skip(str(e).splitlines()[0])
 
 class Stays(TorchDispatchMode):
     "No result but on the device, and no copy from it or to it"
