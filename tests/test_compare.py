@@ -426,6 +426,7 @@ def test_command(tmp_path, here):
     assert len(worst(low))==1 and worst(low) != worst(res.stdout)
     assert 'valid_loss, mean' in here([*args, '--metric', 'valid_loss'], tmp_path).stdout and (out/'digits_valid_loss.png').exists()
 
+@pytest.mark.slow
 def test_command_alone_runs_two_tasks(tmp_path, here):
     res = here(['--seeds','1','--epochs','1','--opts','Adam,AdaMod,AdaMod-1000'], tmp_path)
     assert (res.returncode,res.stderr)==(0,'')

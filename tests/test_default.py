@@ -192,6 +192,7 @@ SCHEDULES = {'fit_one_cycle': lambda o: o.fit_one_cycle(1, 0.01), 'fit_flat_cos'
 @pytest.mark.parametrize('name', SCHEDULES)
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory,partial(AdaMod, len_memory=9), partial(AdaMod, fused=True)],
                          ids=['AdaMod','DiffMod','DiffGrad','DeepMemory','len_memory','fused'])
+@pytest.mark.slow
 def test_the_same_learner_loads_what_it_saved(opt_func, name, tmp_path):
     learn = quiet(cancer_learner(opt_func, path=tmp_path))
     SCHEDULES[name](learn)

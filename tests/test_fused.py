@@ -109,6 +109,7 @@ old_torch = pytest.mark.skipif(tuple(map(int, torch.__version__.split('.')[:2]))
 
 @pytest.mark.parametrize('opt_func', (AdaMod,DiffMod))
 @pytest.mark.parametrize('dtype', (torch.float64,*(pytest.param(o, marks=old_torch) for o in (torch.bfloat16,torch.float16))))
+@pytest.mark.slow
 def test_same_in_other_dtypes(dtype, opt_func):
     twins = Twins(opt_func, few((20,30),(7,), dtype=dtype))
     for _ in range(40): twins.step()

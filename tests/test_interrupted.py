@@ -86,6 +86,7 @@ FOREIGN = {"Adam's": (lambda f: Adam, {}, r"without the hypers beta3, paper"),
 
 @pytest.mark.feature('checkpoint of another optimizer or other groups: refused')
 @pytest.mark.parametrize('which', FOREIGN)
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(opt_func, which, tmp_path):
     other,kwargs,msg = FOREIGN[which]
     theirs = fitted(other(opt_func.func), tmp_path, **kwargs)

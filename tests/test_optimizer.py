@@ -158,6 +158,7 @@ def test_state_holds_only_what_the_next_step_needs(opt_func, tmp_path):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16,torch.float16])
 @pytest.mark.parametrize('grad', [1e-3,0.1,3.])
+@pytest.mark.slow
 def test_memory_reaches_the_rate_in_half_precision(dtype, grad):
     p = torch.ones(4, dtype=dtype)
     g = torch.full((4,), grad, dtype=dtype)

@@ -120,6 +120,7 @@ ENDS = {'the end': (), 'Ctrl-C': (Stop,)}
 @pytest.mark.parametrize('end', ENDS)
 @pytest.mark.parametrize('n', [1,2])
 @pytest.mark.parametrize('opt_func', [adamod,AdaMod,Adam,partial(AdaMod, fused=True)], ids=['AdaMod','default','Adam','fused'])
+@pytest.mark.slow
 def test_sgd_is_gone_after_the_fit(opt_func, n, end):
     learn = quiet(cancer_learner(opt_func))
     learn.create_opt()

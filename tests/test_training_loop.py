@@ -20,6 +20,7 @@ def close(a, b, rtol=1e-5, atol=1e-6): torch.testing.assert_close(list(a), list(
 # --- gradients
 
 @pytest.mark.feature('GradientAccumulation')
+@pytest.mark.slow
 def test_accumulated_batches_are_one_bigger_batch(opt_func):
     def fitted(bs, *cbs):
         learn = quiet(ordered_learner(partial(opt_func, len_memory=5), bs, cbs=cbs))

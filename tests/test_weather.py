@@ -37,6 +37,7 @@ class Poison(Callback):
 
 @pytest.mark.feature('gradients of NaN or infinity, with the scaler')
 @pytest.mark.parametrize('value', [math.nan,math.inf,-math.inf])
+@pytest.mark.slow
 def test_the_scaler_skips_what_is_not_finite(opt_func, value):
     learn = quiet(cancer_learner(opt_func, cbs=[mixed(torch.float16, init_scale=1024.), Poison(value, [20,40]), MemoryLength()]))
     learn.fit_one_cycle(3, 0.03)
@@ -50,6 +51,7 @@ def test_terminate_on_nan(opt_func):
     assert all(p.isnan().any() for p in learn.model.parameters())      # and by then it is everywhere: load a checkpoint
 
 @pytest.mark.feature('a thousand gradients of zero, then a real one')
+@pytest.mark.slow
 def test_zeros_and_then_a_gradient(opt_func):
     p,ref = torch.full((3,), 0.5, dtype=torch.float64),reference(opt_func, 0.5)
     opt = opt_func([p], lr=1e-3)
@@ -65,6 +67,7 @@ def test_zeros_and_then_a_gradient(opt_func):
 
 @pytest.mark.feature('rows with gradients of zero: skip_zeros')
 @pytest.mark.parametrize('skip_zeros', [False,True])
+@pytest.mark.slow
 def test_rows_that_are_seldom_seen(opt_func, skip_zeros):
     "Every element has a gradient in its own share of the batches: a memory that skips the others is that of these alone"
     n,rng = 200,np.random.default_rng(0)
