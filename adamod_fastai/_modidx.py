@@ -345,6 +345,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.tasks._densenet': ('tasks.html#_densenet', 'adamod_fastai/tasks.py'),
                                      'adamod_fastai.tasks._digits': ('tasks.html#_digits', 'adamod_fastai/tasks.py'),
                                      'adamod_fastai.tasks._digits_model': ('tasks.html#_digits_model', 'adamod_fastai/tasks.py'),
+                                     'adamod_fastai.tasks._learner': ('tasks.html#_learner', 'adamod_fastai/tasks.py'),
                                      'adamod_fastai.tasks._text': ('tasks.html#_text', 'adamod_fastai/tasks.py'),
                                      'adamod_fastai.tasks._xavier': ('tasks.html#_xavier', 'adamod_fastai/tasks.py'),
                                      'adamod_fastai.tasks.cancer_dls': ('tasks.html#cancer_dls', 'adamod_fastai/tasks.py'),

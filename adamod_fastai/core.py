@@ -96,7 +96,7 @@ def _is_sharded(o): return hasattr(type(o), 'to_local')  # a `DTensor`, without 
 
 def _local(o):
     "The part of a sharded tensor that lies in this process, and anything else as it is"
-    return o.to_local() if hasattr(type(o), 'to_local') else o
+    return o.to_local() if _is_sharded(o) else o
 
 def _shard_like(o, v):
     "`v`, which lies in this process, as the part of a tensor that is sharded like `o`; `v` itself if `o` is not"

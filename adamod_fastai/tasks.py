@@ -64,6 +64,11 @@ def digits_dls(
     dls.c = 10
     return dls
 
+# %% ../nbs/05_tasks.ipynb #ef98d56f
+def _learner(dls, model, opt_func, **kwargs):
+    "What the learners here have in common: a classifier, whose accuracy is shown unless other metrics are given"
+    return Learner(dls, model, loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **{'metrics': accuracy, **kwargs})
+
 # %% ../nbs/05_tasks.ipynb #5d0d7a69
 def _digits_model():
     "Three convolutions with batch norm"
@@ -78,8 +83,7 @@ def digits_learner(
     **kwargs
 ) -> Learner:
     "A small convnet with batch norm on scikit-learn's digits"
-    kwargs = {'metrics': accuracy, **kwargs}
-    return Learner(digits_dls(bs), _digits_model(), loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
+    return _learner(digits_dls(bs), _digits_model(), opt_func, **kwargs)
 
 # %% ../nbs/05_tasks.ipynb #5f2825ce
 def _densenet():
@@ -95,8 +99,7 @@ def densenet_learner(
     **kwargs
 ) -> Learner:
     "A small DenseNet on 599 of scikit-learn's digits, with the other 1198 to validate"
-    kwargs = {'metrics': accuracy, **kwargs}
-    return Learner(digits_dls(bs, 599), _densenet(), loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
+    return _learner(digits_dls(bs, 599), _densenet(), opt_func, **kwargs)
 
 # %% ../nbs/05_tasks.ipynb #1bef18dd
 @lru_cache(None)
@@ -128,8 +131,7 @@ def cancer_learner(
 ) -> Learner:
     "fastai's tabular model with one hidden layer of 32, on scikit-learn's breast cancer data"
     model = TabularModel(get_emb_sz(_cancer()), len(_cancer().cont_names), 2, [32])
-    kwargs = {'metrics': accuracy, **kwargs}
-    return Learner(cancer_dls(bs), model, loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
+    return _learner(cancer_dls(bs), model, opt_func, **kwargs)
 
 # %% ../nbs/05_tasks.ipynb #b015e713
 @lru_cache(None)
@@ -199,9 +201,8 @@ def transformer_learner(
 ) -> Learner:
     "A small post-norm transformer, 32 wide and without dropout, that predicts the next character of CPython's manual"
     dls = text_dls(bs, seq_len, n_batches, valid_step=5)
-    kwargs = {'metrics': accuracy, **kwargs}
     model = _StackedTransformer(dls.c, seq_len, n_layers=n_layers, pos_std=pos_std)
-    return Learner(dls, model, loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
+    return _learner(dls, model, opt_func, **kwargs)
 
 # %% ../nbs/05_tasks.ipynb #c8d8594a
 class _Transformer(nn.Module):
@@ -227,5 +228,4 @@ def text_learner(
 ) -> Learner:
     "An 8-layer post-norm transformer, 64 wide and without dropout, that predicts the next character of CPython's manual"
     dls = text_dls(bs, seq_len, n_batches)
-    kwargs = {'metrics': accuracy, **kwargs}
-    return Learner(dls, _Transformer(dls.c, seq_len), loss_func=CrossEntropyLossFlat(), opt_func=opt_func, **kwargs)
+    return _learner(dls, _Transformer(dls.c, seq_len), opt_func, **kwargs)
