@@ -9,6 +9,7 @@ import argparse, math, os, re, sys, warnings
 from contextlib import closing, redirect_stdout
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import count
 from pathlib import Path
 from collections.abc import Callable
 
@@ -171,9 +172,16 @@ def compare_table(
 _colors  = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31'
 _markers = 'osD^vPX*'
 
+_at_home = 'AdaMod','Adam','RAdam','ranger','SGD','DiffMod','AdaMod-1000'
+
 def _styles(df):
-    "Colour and marker of each optimizer"
-    return {o:dict(color=_colors[i%8], marker=_markers[i%8], ls='-' if i < 8 else '--') for i,o in enumerate(df['opt'].unique())}
+    "Colour and marker of each optimizer: its own in all pictures if it is at home here, one that is left if not"
+    opts = df['opt'].unique()
+    places = {o:i for i,o in enumerate(_at_home) if o in opts}
+    left = (i for i in count() if i not in places.values())
+    places |= {o:next(left) for o in opts if o not in places}
+    def style(i): return dict(color=_colors[i%8], marker=_markers[i%8], ls='-' if i < 8 else '--')
+    return {o:style(places[o]) for o in opts}
 
 # %% ../nbs/08_compare.ipynb #5faa5540
 def plot_metric(

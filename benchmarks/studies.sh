@@ -25,6 +25,7 @@ memory_densenet() { for o in flat one_cycle; do study memory/densenet --task den
 memory_text() {
     for o in flat one_cycle; do study memory/text --task text --schedule $o --lrs 1e-3,3e-3,1e-2 --opts Adam,AdaMod-1000 --memory $memories --seeds 5; done
     study memory/text --task text --schedule one_cycle --lrs 3e-4 --opts Adam,AdaMod-1000 --memory 0.15 --seeds 5
+    study memory/text --task text --schedule one_cycle --lrs 3e-3,1e-2 --opts AdaMod --memory 1 --seeds 5 # as the page advises
 }
 rates()   { study rates/digits --task digits --lrs 1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1 --seeds 5 --opts $ten; } # tutorial "Which learning rate?"
 lr_find() { echo nbs/results/lr_find; python benchmarks/lr_find.py; } # the same

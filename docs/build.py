@@ -80,8 +80,8 @@ class Links(NbdevLookup):
 
 
 def link_pages(md):
-    "Links to notebooks (as in the README, or to the pages that nbdev makes of them) lead to their pages here"
-    def f(m): return f'({nbpath2html(m[1].removeprefix("nbs/")).with_suffix(".ipynb").as_posix()}{m[2] or ""})'
+    "Links to notebooks, or to the pages that nbdev makes of them, lead to their pages here"
+    def f(m): return f'({nbpath2html(m[1]).with_suffix(".ipynb").as_posix()}{m[2] or ""})'
     return re.sub(r'(?<=\])\((?!\w+:)([^)#\s]+\.(?:ipynb|html))(#[^)\s]*)?\)', f, md)
 
 

@@ -40,6 +40,7 @@ def readme(nb=root/'nbs/index.ipynb'):
     nb.metadata['language_info'] = {'name': 'python'}
     md,res = MarkdownExporter(config=cfg).from_notebook_node(nb, resources={'output_files_dir': str(images), 'unique_key': 'readme'})
     md = re.sub(r'!\[png\]\((.*?readme_(\d+)_\d+\.png)\)', lambda m: f'![{alts[int(m[2])]}]({m[1]})', md)
+    md = re.sub(r'(?<=\]\()([\w/]+\.ipynb)', r'nbs/\1', md)  # the links lead from nbs/ there, from its parent here
     return re.sub(r'\n\s*\n\s*\n', '\n\n', md).strip()+'\n', {Path(k): v for k,v in res['outputs'].items()}
 
 def stale():

@@ -2,6 +2,7 @@
 import math, os
 
 import numpy as np
+import pandas as pd
 import pytest
 import matplotlib.pyplot as plt
 
@@ -35,6 +36,16 @@ def test_points_stand_at_their_rates():
     ax = plot_metric(frame())
     xs = np.array([c.lines[0].get_xdata() for c in ax.containers], float)
     assert (np.abs(np.log10(xs/[0.1,1.])) < 0.1).all() and len(set(xs[:,0])) == 2
+    plt.close('all')
+
+@pytest.mark.parametrize('opts', [['Adam','AdaMod'], ['mine','AdaMod','yours','SGD'], list('abcdefgh')+['RAdam','Adam']])
+def test_an_optimizer_looks_the_same_in_all_pictures_and_as_no_other(opts):
+    df = frame()
+    ax = plot_metric(pd.concat(df[df.opt=='A'].assign(opt=o) for o in opts))
+    looks = {c.get_label(): tuple(getattr(c.lines[0], f'get_{k}')() for k in ('color','marker','linestyle')) for c in ax.containers}
+    assert list(looks) == opts and len(set(looks.values())) == len(opts)
+    alone = plot_metric(df[df.opt=='A'].assign(opt='AdaMod')).containers[0].lines[0].get_color()
+    assert alone == looks.get('AdaMod', (alone,))[0] and alone not in [v[0] for k,v in looks.items() if len(k) > 1 and k != 'AdaMod']
     plt.close('all')
 
 def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):

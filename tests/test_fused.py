@@ -453,6 +453,19 @@ def test_sigmoid_at_the_edges():
         opt.step()
         torch.testing.assert_close(p.data, x.sigmoid(), atol=2e-7, rtol=0, equal_nan=True)
 
+def test_an_average_of_one_batch_is_exact():
+    "`lerp` at its edges, also to a value that is far smaller"
+    def move(p, t, **kwargs): p.data.lerp_(p.grad.data, t)
+    p = nn.Parameter(torch.empty(1000))
+    opt = FusedOptimizer([p], move, lr=1., t=1.)
+    for t in 1.,0.,1.:
+        old,new = (torch.randn(1000)*o for o in (1e8,1e-8))
+        with torch.no_grad(): p.copy_(old)
+        p.grad = new
+        opt.set_hyper('t', t)
+        opt.step()
+        assert torch.equal(p.data, new if t else old)
+
 def test_values_that_move_from_one_state_to_another():
     def two_back(p, lr, a=None, b=None, **kwargs):
         g = p.grad.data

@@ -241,6 +241,16 @@ def test_sparse_gradient_stops_before_anything_moved(opt_func):
     with pytest.raises(RuntimeError, match=r'parameter 1.*\(6, 2\).*sparse'): opt.step()
     assert torch.equal(dense.data, torch.ones(3)) and not opt.state[dense]
 
+def test_freezing_keeps_the_gradients_of_what_trains_on():
+    "Batch norm, which fastai marks so"
+    conv,norm,head = ps = [nn.Parameter(torch.ones(3)) for _ in range(3)]
+    opt = AdaMod([[conv,norm],[head]], lr=0.1)
+    opt.state[norm] = dict(force_train=True)
+    for p in ps: p.grad = torch.ones(3)
+    opt.freeze_to(1)
+    opt.step()
+    assert [bool((p < 1).all()) for p in ps] == [False,True,True]
+
 def test_beta3_can_be_scheduled_and_set_per_group():
     seen = []
     class Record(Callback):

@@ -1,4 +1,4 @@
-"Bad weather: gradients, parameters and moves that no one plans for"
+"Hard cases: gradients, parameters and moves that no one plans for"
 import ctypes, gc, math, random, sys
 from functools import partial
 
