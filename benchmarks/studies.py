@@ -73,9 +73,10 @@ def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
 
 def long():
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
+    others = {k:opts[k] for k in ('Adam','RAdam','ranger')}
     for schedule,lrs in dict(flat=[3e-4,1e-3,3e-3,1e-2], one_cycle=[1e-3,2e-3,3e-3,5e-3,1e-2,3e-2]).items():
-        compare(long_learner, {'AdaMod': AdaMod, **lens, 'Adam': Adam, 'RAdam': RAdam}, lrs, seeds=1, n_epoch=10, schedule=schedule,
-                jobs=jobs, out=out/'long')
+        compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, jobs=jobs,
+                out=out/'long')
         print('long', schedule, flush=True)
 
 def facts():
