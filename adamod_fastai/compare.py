@@ -172,7 +172,7 @@ def compare_table(
 _colors  = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31'
 _markers = 'osD^vPX*'
 
-_outside = dict(loc='center left', bbox_to_anchor=(1,0.5), frameon=False) # where a legend covers nothing
+_outside = dict(loc='center left', bbox_to_anchor=(1,0.5), frameon=False) # where a legend covers nothing, if the layout makes room for it
 _at_home = 'AdaMod','Adam','RAdam','ranger','SGD','DiffMod','AdaMod-1000'
 
 def _styles(df):
@@ -194,8 +194,8 @@ def plot_metric(
     "Plot `metric` over the learning rate: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
     cells = _cells(df, metric, lower)
-    legend = _outside if ax is None else {}
     if ax is None: ax = plt.subplots(figsize=(7,4), layout='constrained')[1]
+    alone = ax.figure.axes==[ax] and ax.figure.get_layout_engine() is not None
     styles = _styles(df)
     lrs = sorted(df['lr'].unique())
     apart = 0.03*min([1, *np.diff(np.log10(lrs))]) # decades between two optimizers, so that one sees both
@@ -211,7 +211,7 @@ def plot_metric(
     ax.minorticks_off()
     if (df[metric].max() > 20*df[metric].min() > 0) and _lower(metric, lower): ax.set_yscale('log')
     ax.set_title(f'mean ± standard deviation of {n} runs' + (', × diverged' if cells.bad.any() else ''), fontsize='medium')
-    ax.legend(fontsize='small', **legend)
+    ax.legend(fontsize='small', **(_outside if alone else {}))
     ax.grid(alpha=0.3)
     return ax
 
@@ -333,7 +333,7 @@ def _draw(df, metric, lower, stem):
     "Save the pictures of `df`, whose paths begin with `stem`: their paths"
     lrs = sorted(df['lr'].unique())
     fig = Figure(figsize=(8,4.5), layout='constrained')
-    plot_metric(df, metric, ax=fig.add_subplot(), lower=lower).legend(fontsize='small', **_outside)
+    plot_metric(df, metric, ax=fig.add_subplot(), lower=lower)
     n_cols = min(3, len(lrs))
     n_rows = -(-len(lrs)//n_cols)
     curves = Figure(figsize=(1+4.5*n_cols,4*n_rows), layout='constrained')

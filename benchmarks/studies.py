@@ -11,7 +11,6 @@ from pathlib import Path
 warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fastai's, at import
 
 import pandas as pd
-import torch
 from fastai.optimizer import Adam, RAdam, SGD, ranger
 from adamod_fastai.all import AdaMod, compare
 from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
@@ -23,7 +22,8 @@ opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SG
 all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
              'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
              'text': (text_learner, 5)}
-seeds,jobs = 5,int(os.environ.get('JOBS', 1))
+seeds = 5
+compare = partial(compare, jobs=int(os.environ.get('JOBS', 1)))
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
 
@@ -55,7 +55,7 @@ def around_best(run, most=9):
 def table(task, *schedules):
     get_learner,n_epoch = all_tasks[task]
     for schedule in schedules:
-        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, jobs=jobs, out=out/'table'/task)
+        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
         best = {}
         for name,f in opts.items():
             best[name] = around_best(partial(run, {name: f}))
@@ -65,7 +65,7 @@ def table(task, *schedules):
 
 def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
     run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=n_batches//4, pos_std=0.02), lrs=lrs, seeds=seeds,
-                  n_epoch=4, schedule='flat', jobs=jobs, out=out/'deep'/(f'{n_layers}' if n_batches==400 else f'{n_layers}_{n_batches}'))
+                  n_epoch=4, schedule='flat', out=out/'deep'/(f'{n_layers}' if n_batches==400 else f'{n_layers}_{n_batches}'))
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
     run(dict(AdaMod=AdaMod), memory=[0.3,1])
     run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
@@ -75,8 +75,7 @@ def long():
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
     others = {k:opts[k] for k in ('Adam','RAdam','ranger')}
     for schedule,lrs in dict(flat=[3e-4,1e-3,3e-3,1e-2], one_cycle=[1e-3,2e-3,3e-3,5e-3,1e-2,3e-2]).items():
-        compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, jobs=jobs,
-                out=out/'long')
+        compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
         print('long', schedule, flush=True)
 
 def facts():
