@@ -68,6 +68,8 @@ def _run(cbs, p, state, hyper):
     for k,v in new.items():
         if v is None: state.pop(k, None)
 
+def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
+
 # %% ../nbs/00_core.ipynb #d7ddb598
 class _Refused(Exception): "Why step functions are not what they would have to be"
 class _Watch(TorchDispatchMode):
@@ -232,8 +234,6 @@ def freeze_to(self:ModOptimizer, n:int):
         if not p.requires_grad: p.grad = None
 
 # %% ../nbs/00_core.ipynb #47bcd6bb
-def _is_given(k): return k.startswith('given_')
-
 def _base(opt):
     "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
     while isinstance(getattr(opt, 'opt', None), Optimizer): opt = opt.opt
