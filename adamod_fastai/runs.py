@@ -118,7 +118,7 @@ class _Watch(TerminateOnNaNCallback):
         super().after_batch()
 
 # %% ../nbs/06_runs.ipynb #507116a0
-_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos)
+_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos, fine_tune=Learner.fine_tune)
 
 def _warmup_cbs(lr, warmup):
     return [ParamScheduler({'lr': combine_scheds([warmup,1-warmup], [SchedLin(0, lr),SchedNo(lr, lr)])})] if warmup else []
