@@ -51,6 +51,25 @@ def test_readme_is_what_the_index_gives():
     res = subprocess.run([sys.executable,'docs/readme.py','--check'], cwd=root, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
 
+readme = (root/'README.md').read_text(encoding='utf-8')
+
+@pytest.mark.slow
+def test_readme_blocks_run_one_after_the_other_in_a_new_process(tmp_path):
+    blocks = re.findall('(?ms)^```python\n(.*?)^```', readme)
+    assert len(blocks) >= 4 and 'opt_func=AdaMod' in blocks[1]
+    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
+    res = subprocess.run([sys.executable,'-c','\n'.join(blocks)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr[-2000:]
+
+def test_readme_is_read_in_three_minutes():
+    "At most 800 words beside code, tables and the descriptions of pictures"
+    prose = re.sub(r'(?ms)^```.*?^```|<table.*?</table>|^\|.*?$|!\[[^\]]*\]\([^)]*\)|(?<=\])\([^)]*\)', '', readme)
+    assert len([o for o in prose.split() if re.search(r'\w', o)]) <= 800
+
+def test_readme_asks_for_what_settings_do():
+    fastai = re.search(r'fastai>=([\d.]+)', settings['requirements'])[1]
+    assert f"Python {settings['min_python']} or newer" in readme and f'fastai {fastai} or newer' in readme
+
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
     shown = json.dumps([o.get('outputs') for o in json.loads((root/nb).read_text(encoding='utf-8'))['cells']])
