@@ -143,6 +143,15 @@ def example_cell(cell, text):
     return [cell] if cell.source else []
 
 
+def joined(cells, new):
+    "`cells` and `new` ones: where both are folded and the former shows nothing, one cell for the two"
+    folded = lambda o: 'hide-input' in o.metadata.get('tags', [])
+    if new and cells and folded(new[0]) and folded(cells[-1]) and not cells[-1].get('outputs'):
+        new[0].source = f'{cells[-1].source}\n\n{new[0].source}'
+        cells = cells[:-1]
+    return cells+new
+
+
 def title(fm): return f"# {fm['title']}\n\n> {fm.get('description', '')}".rstrip('> \n') if 'title' in fm else ''
 
 
@@ -162,7 +171,7 @@ def page_cells(nb, page):
         elif cell.cell_type=='raw': cells.append(mk_cell(title(cell_frontmatter(cell.source)), 'markdown'))
         elif 'default_exp' in cell.directives_: pass
         elif cell.directives_.keys() & {'export','exporti','exports'}: source = source_cell(cell.source)
-        else: cells += example_cell(cell, text)
+        else: cells = joined(cells, example_cell(cell, text))
     return with_entries(cells+source, page)
 
 

@@ -10,6 +10,7 @@ extensions = ['myst_nb']
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_output_stderr = 'remove'
+nb_code_prompt_show = nb_code_prompt_hide = 'code'
 nb_ipywidgets_js = {}
 myst_enable_extensions = ['amsmath', 'colon_fence', 'dollarmath', 'html_image']
 myst_heading_anchors = 4
