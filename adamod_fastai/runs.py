@@ -138,12 +138,12 @@ def _rise(losses):
 # %% ../nbs/06_runs.ipynb #b5604aab
 _trained = WeakValueDictionary()
 
-class _Asked(partial):
+class _Asked:
     "`func`, which remembers whether it was called"
-    called = False
+    def __init__(self, func): self.func,self.called = func,False
     def __call__(self, *args, **kwargs):
         self.called = True
-        return super().__call__(*args, **kwargs)
+        return self.func(*args, **kwargs)
 
 def _learner(get_learner, opt_func):
     "A new `Learner` with its optimizer"
