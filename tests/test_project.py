@@ -75,6 +75,12 @@ def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
     shown = json.dumps([o.get('outputs') for o in json.loads((root/nb).read_text(encoding='utf-8'))['cells']])
     assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', shown)
 
+@pytest.mark.parametrize('nb', [o for o in notebooks if o.parent.name == 'tutorials' and o.stem != 'elsewhere'], ids=str)    # that is a table
+def test_a_tutorial_begins_with_a_picture(nb):
+    cells = json.loads((root/nb).read_text(encoding='utf-8'))['cells']
+    first = next(i for i,o in enumerate(cells) if o['cell_type'] == 'markdown' and any(l.startswith('## ') for l in o['source']))
+    assert any('image/png' in out.get('data', {}) for o in cells[:first] for out in o.get('outputs', []))
+
 def test_no_line_is_too_long():
     "What the site and an editor show of a line"
     code = [o for o in tracked() if o.suffix == '.py' and o.name != '_modidx.py']     # nbdev's own index
