@@ -303,6 +303,7 @@ class FusedOptimizer(ModOptimizer):
         self._plan,self._kept,self._said,self._compiled,self._changed = None,None,set(),0,0
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        self._own_grads()
         ps = list(chain.from_iterable(self.param_lists))
         with torch.no_grad():
             wholes = [getattr(p, 'grad', None) for p in ps]
@@ -332,8 +333,6 @@ class FusedOptimizer(ModOptimizer):
         if why and why not in self._said: warnings.warn(f'fused=True: a parameter is stepped eagerly, because {why}', stacklevel=4)
         self._said.add(why)
         _step(self.cbs, p, self.state[p], hyper)
-    def state_dict(self):
-        return {**(sd := super().state_dict()), 'state':[_own(o) for o in sd['state']]}
     def __getstate__(self):
         return {**self.__dict__, 'state':defaultdict(dict, {p:_own(o) for p,o in self.state.items()}), '_plan':None, '_kept':None}
 
