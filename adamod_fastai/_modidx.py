@@ -315,6 +315,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'adamod_fastai/optimizer.py')},
             'adamod_fastai.runs': { 'adamod_fastai.runs._Asked': ('runs.html#_asked', 'adamod_fastai/runs.py'),
                                     'adamod_fastai.runs._Asked.__call__': ('runs.html#_asked.__call__', 'adamod_fastai/runs.py'),
+                                    'adamod_fastai.runs._Asked.__init__': ('runs.html#_asked.__init__', 'adamod_fastai/runs.py'),
                                     'adamod_fastai.runs._Watch': ('runs.html#_watch', 'adamod_fastai/runs.py'),
                                     'adamod_fastai.runs._Watch.after_batch': ('runs.html#_watch.after_batch', 'adamod_fastai/runs.py'),
                                     'adamod_fastai.runs._Watch.before_epoch': ('runs.html#_watch.before_epoch', 'adamod_fastai/runs.py'),
