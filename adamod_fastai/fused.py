@@ -275,7 +275,7 @@ def _batches(opt, ps, parts, gs):
     active = {i:parts[i] if _alike(p, states[i]) else p for i,p in active.items()}
     shared = _overlapping(active)
     for i,p in active.items():
-        try: todo[groups[i],*_spec(p, gs[i], states[i], i in shared)][i] = p
+        try: todo[(groups[i], *_spec(p, gs[i], states[i], i in shared))][i] = p
         except TypeError: todo[groups[i],None,None,'its state holds something that cannot be compared'][i] = p
     return [_Batch(*key, o, states) for key,o in todo.items()]
 
