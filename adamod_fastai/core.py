@@ -72,7 +72,7 @@ def _is_given(k): return k.startswith('given_')  # a name of what step functions
 
 # %% ../nbs/00_core.ipynb #d7ddb598
 class _Refused(Exception): "Why step functions are not what they would have to be"
-class _Watch(TorchDispatchMode):
+class _OnlyElementwise(TorchDispatchMode):
     "Refuse what does not treat each element by itself"
     ok = ('zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias '
           'promote_types result_type').split()
@@ -91,7 +91,7 @@ def _elementwise(cbs, hyper):
         p,state = torch.full((n,), 0.5, device='cpu'),{}
         p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
         try:
-            with _Watch():
+            with _OnlyElementwise():
                 for _ in range(2): _run(cbs, p, state, dict(hyper))
         except Exception: return False
         found.append([o for o in (p, p.grad, *state.values()) if isinstance(o, Tensor)])
