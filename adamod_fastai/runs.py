@@ -119,7 +119,7 @@ class _Watch(TerminateOnNaNCallback):
 def _metric_names(recorder): return [o for o in recorder.metric_names[1:] if o != 'time']
 
 # %% ../nbs/06_runs.ipynb #507116a0
-_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos)
+_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos, fine_tune=Learner.fine_tune)
 
 def _warmup_cbs(lr, warmup):
     return [ParamScheduler({'lr': combine_scheds([warmup,1-warmup], [SchedLin(0, lr),SchedNo(lr, lr)])})] if warmup else []
@@ -151,12 +151,12 @@ def _alone(seed, one_thread):
 # %% ../nbs/06_runs.ipynb #b5604aab
 _trained = WeakValueDictionary()
 
-class _Asked(partial):
+class _Asked:
     "`func`, which remembers whether it was called"
-    called = False
+    def __init__(self, func): self.func,self.called = func,False
     def __call__(self, *args, **kwargs):
         self.called = True
-        return super().__call__(*args, **kwargs)
+        return self.func(*args, **kwargs)
 
 def _learner(get_learner, opt_func):
     "A new `Learner` with its optimizer"
