@@ -113,11 +113,11 @@ def test_ten_thousand_runs_are_looked_up_in_a_second(tmp_path):
     with open(tmp_path/'runs.jsonl', 'w') as f: f.writelines(json.dumps({**o, **result})+'\n' for o in settings)
     results = _Results(tmp_path)
     results.lock.release()
-    start = time.perf_counter()
+    start = time.process_time()
     results = _Results(tmp_path)
     try: assert all(results.find(o) for o in settings) and len(results.runs)==10_000
     finally: results.lock.release()
-    assert time.perf_counter()-start < 1
+    assert time.process_time()-start < 1
 
 @pytest.mark.parametrize('change', [dict(n_epoch=2), dict(schedule='flat'), dict(lrs=0.2), dict(seeds=2), dict(cbs=lambda learn: None),
                                     dict(opts={'Adam': partial(Adam, mom=0.5)})])
