@@ -60,8 +60,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.functions = get_learner,{o:f for o,f,*_ in variants},cbs
-        names = [o[0] for o in variants]
-        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}, two have the same name')
+        if len(self.functions[1]) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have one name')
         own = {o: _Own(get_learner, f, cbs) for o,f in self.functions[1].items()}
         self.modules = {o for v in own.values() for o in v.modules} - {'__main__'}
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '',
@@ -105,7 +104,7 @@ def compare(
     lrs:float|list, # Learning rates, above 0
     seeds:int=3, # Number of runs with each optimizer and learning rate, at least 1
     n_epoch:int=5, # Epochs of each run, at least 1
-    schedule:str='one_cycle', # 'one_cycle', 'flat', 'flat_cos' or 'fine_tune': fastai's `fit_one_cycle`, `fit`, `fit_flat_cos` or `fine_tune`
+    schedule:str='one_cycle', # 'one_cycle', 'flat', 'flat_cos' or 'fine_tune': fastai's `fit_one_cycle`, `fit` and so on
     out:str|Path=None, # Folder in which to keep the results, and from which to resume
     memory:float|list=None, # What optimizers with a memory remember, as fractions of the run, above 0; 'own' or none for their default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the rate rises from 0 before a 'flat' schedule
@@ -220,7 +219,8 @@ def _plans(args):
     res = {}
     for o in dict.fromkeys(o.strip() for o in args.task.split(',')):
         f,schedule,lrs = _task(o)
-        res[o] = _Plan(f, args.opts, args.lrs or lrs, args.seeds, args.epochs, args.schedule or schedule, args.memory, args.warmup, out=args.out)
+        how = args.seeds,args.epochs,args.schedule or schedule,args.memory,args.warmup
+        res[o] = _Plan(f, args.opts, args.lrs or lrs, *how, out=args.out)
     return res
 
 def main(
@@ -235,7 +235,7 @@ def main(
         with _dask(args.dask) as executor, _Results(args.out) as results:
             with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            files = [o for plan in plans for o in _show_task(plan, plans[plan], results, args)]
+            files = [path for o in plans for path in _show_task(o, plans[o], results, args)]
         print('Wrote', ', '.join(map(str, (results.out/'results.csv', *results.out.glob('losses.csv'), *files))))
     except (ChildProcessError,ValueError) as e:
         if isinstance(e, ValueError) and not str(e).startswith('Invalid '): raise # it is not about what was asked for

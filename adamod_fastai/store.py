@@ -173,7 +173,7 @@ def _read_runs(path):
     whole = data.rfind(b'\n')+1
     if whole < len(data): os.truncate(path, whole)
     try: return {_key(o): o for o in map(_run_of, data[:whole].decode().splitlines())}
-    except (ValueError, TypeError, KeyError, AttributeError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
+    except (ValueError, TypeError, LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
 
 def _frame(runs):
     "A row for each of `runs`; what one looks for first stands first"

@@ -1,4 +1,4 @@
-"""Leave the losses of each batch out of folders with results, as for those that are committed: `python benchmarks/without_losses.py FOLDER ...`"""
+"Leave out the losses of each batch, as in the results that are committed: `python benchmarks/without_losses.py FOLDER ...`"
 import json, os, sys
 from pathlib import Path
 

@@ -128,7 +128,7 @@ def test_an_optimizer_looks_the_same_in_all_pictures_and_as_no_other(opts):
 
 @pytest.mark.parametrize('a,b,stars', [(.2474,.2471,''), (.2474,.2466,'A'), (.2466,.2474,'B'), (.3,.3,'')])
 def test_what_looks_the_same_has_no_star(a, b, stars):
-    df = pd.DataFrame([dict(opt=o, lr=0.1, seed=0, valid_loss=1., accuracy=v, seconds=1., diverged=False) for o,v in dict(A=a, B=b).items()])
+    df = pd.DataFrame([dict(opt=o, lr=0.1, seed=0, valid_loss=1., accuracy=v, seconds=1., diverged=False) for o,v in zip('AB', (a,b))])
     table = compare_table(df)['0.1']
     assert [o for o in 'AB' if '*' in table[o]]==list(stars)
 
