@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 from torch.utils._triton import has_triton
-from .core import ModOptimizer, _Refused, _alike, _is_sharded, _lies, _local, _shard_like, _step
+from .core import ModOptimizer
+from .steps import _Refused, _alike, _is_sharded, _local, _shard_like, _sharding, _step
 from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
@@ -330,7 +331,7 @@ def _overlapping(ps):
     return found
 
 # %% ../nbs/01_fused.ipynb #f000000b
-def _look(g): return None if g is None else (g.dtype,g.layout,_lies(g))
+def _look(g): return None if g is None else (g.dtype,g.layout,_sharding(g))
 
 class _Plan:
     "How the parameters with a gradient are stepped, while they, their gradients and their states stay what they are"
