@@ -68,9 +68,11 @@ def _run(cbs, p, state, hyper):
     for k,v in new.items():
         if v is None: state.pop(k, None)
 
+def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
+
 # %% ../nbs/00_core.ipynb #d7ddb598
 class _Refused(Exception): "Why step functions are not what they would have to be"
-class _Watch(TorchDispatchMode):
+class _OnlyElementwise(TorchDispatchMode):
     "Refuse what does not treat each element by itself"
     ok = ('zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias '
           'promote_types result_type').split()
@@ -89,7 +91,7 @@ def _elementwise(cbs, hyper):
         p,state = torch.full((n,), 0.5, device='cpu'),{}
         p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
         try:
-            with _Watch():
+            with _OnlyElementwise():
                 for _ in range(2): _run(cbs, p, state, dict(hyper))
         except Exception: return False
         found.append([o for o in (p, p.grad, *state.values()) if isinstance(o, Tensor)])
@@ -232,8 +234,6 @@ def freeze_to(self:ModOptimizer, n:int):
         if not p.requires_grad: p.grad = None
 
 # %% ../nbs/00_core.ipynb #47bcd6bb
-def _is_given(k): return k.startswith('given_')
-
 def _base(opt):
     "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
     while isinstance(getattr(opt, 'opt', None), Optimizer): opt = opt.opt
