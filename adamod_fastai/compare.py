@@ -135,7 +135,7 @@ def compare(
     lrs:float|list, # Learning rates, above 0
     seeds:int=3, # Number of runs with each optimizer and learning rate, at least 1
     n_epoch:int=5, # Epochs of each run, at least 1
-    schedule:str='one_cycle', # 'one_cycle', 'flat' or 'flat_cos': fastai's `fit_one_cycle`, `fit` or `fit_flat_cos`
+    schedule:str='one_cycle', # fastai's `fit_one_cycle`; 'flat' for its `fit`, 'flat_cos' for `fit_flat_cos`, or 'fine_tune'
     out:str|Path=None, # Folder in which to keep the results, and from which to resume
     memory:float|list=None, # What optimizers with a memory remember, as fractions of the run, above 0; 'own' or none for their default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the rate rises from 0 before a 'flat' schedule
