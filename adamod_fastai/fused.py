@@ -437,6 +437,7 @@ class FusedOptimizer(ModOptimizer):
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        self._own_grads()
         cbs,hypers = self.cbs,self.hypers
         ps = list(chain.from_iterable(self.param_lists))
         gs = [getattr(p, 'grad', None) for p in ps]
@@ -480,10 +481,6 @@ class FusedOptimizer(ModOptimizer):
         if why and why not in self._said: warnings.warn(f'fused=True: a parameter is stepped eagerly, because {why}', stacklevel=4)
         self._said.add(why)
         _step(cbs, p, self.state[p], hyper)
-
-    def state_dict(self):
-        sd = super().state_dict()
-        return {**sd, 'state':[_with_own_memory(o) for o in sd['state']]}
 
     def __getstate__(self):
         state = defaultdict(dict, {p:_with_own_memory(o) for p,o in self.state.items()})
