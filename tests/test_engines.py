@@ -76,6 +76,24 @@ def test_a_process_that_fails_is_told_and_the_rest_is_kept(tmp_path, fail, error
     assert '0.2' not in done
     assert len(compare(Tiny(), **args))==3
 
+def test_only_the_run_whose_process_died_is_named(tmp_path):
+    class DieOrWait(Callback):
+        def before_batch(self):
+            if self.opt.hypers[0]['lr']!=.2:
+                (tmp_path/'waiting').touch()
+                time.sleep(60)
+            while not (tmp_path/'waiting').exists(): time.sleep(0.01)
+            os.kill(os.getpid(), 9)
+    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.2, seed 0 .exit code -9.$'):
+        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
+    assert not children()
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_text():
+    code = 'from adamod_fastai.engines import _outcome\nclass Odd(Exception):\n    def __init__(self, a, b): super().__init__(f"{a} and {b}")\n' \
+           'def run(job): raise Odd(1, 2)\nres,error,where = _outcome(run, 0)\nprint(res, repr(error), "in run" in where)'
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env=env)
+    assert res.stdout.splitlines()[-1]=="None RuntimeError('Odd: 1 and 2') True"
+
 @pytest.mark.parametrize('jobs', [0,-1,1.5,'many'])
 def test_bad_jobs(tmp_path, jobs):
     with pytest.raises(ValueError, match=f'^Invalid jobs: {jobs!r}'): compare(Tiny(), **grid, jobs=jobs, out=tmp_path/'new')
