@@ -19,7 +19,7 @@ from fastcore.basics import class2attr
 from fastai.basics import L, Callback, Learner, Optimizer, Recorder, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _base, _lies, _local
+from .core import _base, _sharding, _local
 from .memory import MemoryLength, _is_new_fit, _least, _pct, _scaler_skipped, _wrong_opt, n_batches
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
@@ -99,7 +99,7 @@ class StepMeasure(Callback):
 def _by_shards(todo, k):
     "What of the parameters and states in `todo` lies in this process, together with what is sharded like it, by the state's `k`"
     groups = defaultdict(list)
-    for p,_,s,h in todo: groups[_lies(s[k])].append((p, {n:_local(v) for n,v in s.items()}, h))
+    for p,_,s,h in todo: groups[_sharding(s[k])].append((p, {n:_local(v) for n,v in s.items()}, h))
     return list(groups.items())
 
 def _sum_over(lies, x):

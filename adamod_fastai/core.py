@@ -139,13 +139,13 @@ def _shard_like(o, v):
     res.to_local().set_(v)
     return res
 
-def _lies(o):
+def _sharding(o):
     "Among which processes a tensor is sharded, and how; `None` if it is not"
     return (o.device_mesh,o.placements) if _is_sharded(o) else None
 
-def _alike(p, state):
+def _sharded_alike(p, state):
     "Does this process hold the same part of `p`, of its gradient and of its `state`?"
-    return all(_lies(o)==_lies(p) for o in (p.grad, *state.values()) if isinstance(o, Tensor))
+    return all(_sharding(o)==_sharding(p) for o in (p.grad, *state.values()) if isinstance(o, Tensor))
 
 @torch.no_grad()
 def _step_local(cbs, p, state, hyper):
@@ -164,7 +164,7 @@ def _sample(hyper):
 def _step(cbs, p, state, hyper):
     "Run the step functions on `p`, or on the part of it that lies here if they do not look beyond that"
     if not _is_sharded(p): _run_rounded(cbs, p, state, hyper)
-    elif _alike(p, state) and _elementwise(tuple(cbs), _sample(hyper)): _step_local(cbs, p, state, hyper)
+    elif _sharded_alike(p, state) and _elementwise(tuple(cbs), _sample(hyper)): _step_local(cbs, p, state, hyper)
     else: _run(cbs, p, state, hyper)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils._triton import has_triton
 from fastcore.foundation import L
 from fastai.optimizer import Optimizer
-from .core import ModOptimizer, _Hypers, _Refused, _alike, _is_sharded, _lies, _local, _shard_like, _step
+from .core import ModOptimizer, _Hypers, _Refused, _sharded_alike, _is_sharded, _sharding, _local, _shard_like, _step
 from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
@@ -370,21 +370,21 @@ class _Plan:
         opt._check_grads(todo)
         opt._follow(todo)
         self.local = [o.detach() for o in self._local(ps)]
-        self.lies = self._lies(gs)
+        self.shardings = self._shardings(gs)
         self.batches = self._batches(opt, gs)
 
     def _local(self, tensors):
         tensors = [tensors[i] for i in self.active]
         return list(map(_local, tensors)) if self.sharded else tensors
 
-    def _lies(self, gs): return [_lies(gs[i]) for i in self.active] if self.sharded else None
+    def _shardings(self, gs): return [_sharding(gs[i]) for i in self.active] if self.sharded else None
 
     def _batches(self, opt, gs):
         states = dict(zip(self.active, self.states))
         ps = dict(zip(self.active, self.local))
         gs = dict(zip(self.active, self._local(gs)))
         for i,s in states.items():
-            if self.sharded and not _alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
+            if self.sharded and not _sharded_alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
         shared,kinds = _overlapping(ps),defaultdict(dict)
         for i,p in ps.items():
             whole = opt._wholes.get(i)
@@ -401,7 +401,7 @@ class _Plan:
     def fits(self, opt, cbs, ps, gs):
         if not (_same(ps, self.ps) and _same(cbs, self.cbs)): return False
         if list(map(_look, gs)) != self.looks: return False
-        if self._lies(gs) != self.lies: return False
+        if self._shardings(gs) != self.shardings: return False
         states = [opt.state.get(ps[i]) for i in self.active]
         if not _same(states, self.states): return False
         if not all(map(Tensor.is_set_to, self._local(ps), self.local)): return False
