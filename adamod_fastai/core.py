@@ -44,7 +44,7 @@ def _run_rounded(cbs, p, state, hyper):
     bits = _random_bits(p.grad.detach(), state.get('step', 0))
     wide = p.detach().float()
     wide.grad = p.grad.detach().float()
-    _run(cbs, wide, state, hyper)
+    _run(cbs, wide, state, {**hyper, 'grad_dtype': p.dtype})
     p.data.copy_(_round_up_or_down(wide.detach(), bits))
 
 # %% ../nbs/00_core.ipynb #3565eb7d

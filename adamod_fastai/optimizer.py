@@ -169,10 +169,10 @@ _frictions = (lambda d: d.abs_().sigmoid_(),
               lambda d: d.sigmoid_(),
               lambda d: d.abs_().div_(2).sigmoid_().mul_(9).sub_(4))
 
-def friction(p, version=0, prev_grad=None, **kwargs):
+def friction(p, version=0, prev_grad=None, grad_dtype=None, **kwargs):
     "How much the gradient of `p` changed since the last step, as a factor for the momentum"
     grad = p.grad.data
-    if prev_grad is None: prev_grad = torch.zeros_like(grad)
+    if prev_grad is None: prev_grad = torch.zeros_like(grad, dtype=grad_dtype)
     return {'friction': _frictions[version](prev_grad-grad), 'prev_grad': prev_grad.copy_(grad)}
 
 friction.defaults = dict(version=0)
