@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 import torch
 from torch import Tensor
-from .core import _Refused, _OnlyElementwise, _run
+from .steps import _OnlyElementwise, _Refused, _run
 
 # %% auto #0
 __all__ = []
