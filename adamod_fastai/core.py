@@ -7,45 +7,20 @@ from __future__ import annotations
 
 import math, warnings
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, MutableSequence
+from collections.abc import Callable, Iterable, MutableSequence
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.optimizer import Lookahead, Optimizer, l2_reg
 
+from .steps import _is_given, _local, _run, _step
+
 # %% auto #0
 __all__ = ['ModOptimizer']
-
-# %% ../nbs/00_core.ipynb #b1600002
-def _random_bits(grad, step):
-    "16 random bits for each element: a hash of its gradient and of the step"
-    mixed = (step*0x9e3779b1 & 0xffffffff) >> 9
-    seed = torch.zeros_like(grad, dtype=torch.float32).add_(1+mixed/2**23)  # all of 23 bits differ from step to step
-    bits = grad.float().view(torch.int32) ^ seed.view(torch.int32)
-    for factor in -1640531535,0x2c1b3c6d:
-        bits = bits*factor
-        bits = bits ^ (bits>>15)
-    return bits & 0xffff
-
-def _round_up_or_down(x, bits):
-    "`x` in bfloat16: the bits that are cut off are the probability of the next larger magnitude"
-    rounded = (x.view(torch.int32)+bits & -65536).view(torch.float32)
-    return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)
-
-def _run_rounded(cbs, p, state, hyper):
-    "`_run`, on a float32 copy if `p` is in bfloat16: what comes out is rounded up or down at random"
-    if p.dtype is not torch.bfloat16 or not hyper.get('bf16_stochastic_round', True): return _run(cbs, p, state, hyper)
-    bits = _random_bits(p.grad.detach(), state.get('step', 0))
-    wide = p.detach().float()
-    wide.grad = p.grad.detach().float()
-    _run(cbs, wide, state, {**hyper, 'grad_dtype': p.dtype})
-    p.data.copy_(_round_up_or_down(wide.detach(), bits))
 
 # %% ../nbs/00_core.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
@@ -82,91 +57,6 @@ class _Hypers(dict):
         super().__setitem__(k, v)
         if k=='beta3' and 'fit_memory' in self: super().__setitem__('fit_memory', False)  # it is the user's from now on
     def __reduce__(self): return _Hypers,(dict(self),)
-
-# %% ../nbs/00_core.ipynb #b4d1e399
-def _run(cbs, p, state, hyper):
-    "Call the step functions `cbs` on `p` in turn; when all have run, keep in `state` what they return"
-    kwargs,new = {**state, **hyper},{}
-    for cb in cbs:
-        res = cb(p, **kwargs)
-        if isinstance(res, dict): new.update(res); kwargs.update(res)
-    state.update({k:v for k,v in new.items() if v is not None})
-    for k,v in new.items():
-        if v is None: state.pop(k, None)
-
-def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
-
-# %% ../nbs/00_core.ipynb #d7ddb598
-class _Refused(Exception): "Why step functions are not what they would have to be"
-class _OnlyElementwise(TorchDispatchMode):
-    "Refuse what does not treat each element by itself"
-    ok = ('zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias '
-          'promote_types result_type').split()
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        base = getattr(getattr(torch.ops.aten, name.rstrip('_'), None), func._overloadname, func)
-        ok = name in self.ok or func is torch.ops.aten.view.dtype
-        if not ok and not any(torch.Tag.pointwise in o.tags for o in (func,base)):
-            raise _Refused(f'uses `{name}`, which is not elementwise')
-        return func(*args, **(kwargs or {}))
-
-@lru_cache
-def _elementwise(cbs, hyper):
-    "Do step functions treat each element by itself? Tried for two steps, on one element and on two like it"
-    found = []
-    for n in 1,2:
-        p,state = torch.full((n,), 0.5, device='cpu'),{}
-        p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
-        try:
-            with _OnlyElementwise():
-                for _ in range(2): _run(cbs, p, state, dict(hyper))
-        except Exception: return False
-        found.append([o for o in (p, p.grad, *state.values()) if isinstance(o, Tensor)])
-        if p.data_ptr()!=where or any(o.shape!=p.shape for o in found[-1]): return False
-    return all(map(torch.allclose, *found))
-
-# %% ../nbs/00_core.ipynb #0673cea4
-def _is_sharded(o): return hasattr(type(o), 'to_local')  # a `DTensor`, without its import
-
-def _local(o):
-    "The part of a sharded tensor that lies in this process, and anything else as it is"
-    return o.to_local() if _is_sharded(o) else o
-
-def _shard_like(o, v):
-    "`v`, which lies in this process, as the part of a tensor that is sharded like `o`; `v` itself if `o` is not"
-    if not _is_sharded(o): return v
-    res = torch.empty_like(o, dtype=v.dtype)
-    res.to_local().set_(v)
-    return res
-
-def _sharding(o):
-    "Among which processes a tensor is sharded, and how; `None` if it is not"
-    return (o.device_mesh,o.placements) if _is_sharded(o) else None
-
-def _sharded_alike(p, state):
-    "Does this process hold the same part of `p`, of its gradient and of its `state`?"
-    return all(_sharding(o)==_sharding(p) for o in (p.grad, *state.values()) if isinstance(o, Tensor))
-
-@torch.no_grad()
-def _step_local(cbs, p, state, hyper):
-    "Step the part of `p` that lies in this process"
-    q,new = p.to_local().detach(),{k:_local(v) for k,v in state.items()}
-    q.grad,old = p.grad.to_local(),dict(new)
-    _run_rounded(cbs, q, new, hyper)
-    changed = {k:v for k,v in new.items() if v is not old.get(k)}
-    state.update({k:_shard_like(p, v) if isinstance(v, Tensor) else v for k,v in changed.items()})
-    for k in set(state)-set(new): del state[k]
-
-def _sample(hyper):
-    "What `_elementwise` is to try: one value for all floats, since the step is the same for them"
-    return tuple((k, 0.5 if type(v) is float else v) for k,v in hyper.items() if isinstance(v, Hashable))
-
-def _step(cbs, p, state, hyper):
-    "Run the step functions on `p`, or on the part of it that lies here if they do not look beyond that"
-    if not _is_sharded(p): _run_rounded(cbs, p, state, hyper)
-    elif _sharded_alike(p, state) and _elementwise(tuple(cbs), _sample(hyper)): _step_local(cbs, p, state, hyper)
-    else: _run(cbs, p, state, hyper)
-
 
 # %% ../nbs/00_core.ipynb #a50fe648
 def _no_name(o):
@@ -296,7 +186,7 @@ def _names(o): return ', '.join(sorted(o)) or 'none'
 _newer = dict(fit_memory=False, follow_lr=False, bf16_stochastic_round=True)  # hypers that older checkpoints do not have
 _newer_state = {'last_lr'}  # and what older states do not have
 
-def _misfit(opt, hypers, state):
+def _why_refused(opt, hypers, state):
     "What keeps `hypers` and `state` from being those of `opt`, in words, `None` if nothing does"
     params = [p for p,*_ in opt.all_params()]
     if len(hypers) != len(opt.hypers): return f'it has {len(hypers)} parameter groups, the optimizer has {len(opt.hypers)}'
@@ -327,7 +217,7 @@ def state_dict(self:ModOptimizer):
 def load_state_dict(self:ModOptimizer, sd:dict):
     "Load a copy of what `state_dict` gave; if that is not of such an optimizer, raise `ValueError` and change nothing"
     hypers = [{**{k:v for k,v in _newer.items() if k in self.hypers[0]}, **h} for h in sd['hypers'] if h != _saver]
-    if why := _misfit(self, hypers, sd['state']):
+    if why := _why_refused(self, hypers, sd['state']):
         msg = f'This optimizer state does not fit and is not loaded: {why}'
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)

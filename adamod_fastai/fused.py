@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from torch.utils._triton import has_triton
 from fastcore.foundation import L
 from fastai.optimizer import Optimizer
-from .core import ModOptimizer, _Hypers, _Refused, _sharded_alike, _is_sharded, _sharding, _local, _shard_like, _step
+from .core import ModOptimizer, _Hypers
+from .steps import _Refused, _is_sharded, _local, _shard_like, _sharded_alike, _sharding, _step
 from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 import torch
 from torch import Tensor
-from .core import _OnlyElementwise, _Refused, _run_rounded
+from .steps import _OnlyElementwise, _Refused, _run_rounded
 
 # %% auto #0
 __all__ = []

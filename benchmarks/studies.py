@@ -16,6 +16,7 @@ from adamod_fastai.all import AdaMod, compare
 from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
 from tasks import long_learner, new_tasks
+from without_losses import without_losses
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
@@ -97,3 +98,5 @@ if __name__ == '__main__':
                **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
                'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
     for o in sys.argv[1:] or studies: studies[o]()
+    for o in out.glob('*/**/runs.jsonl'):
+        if o.parts[-3] in ('table','deep') or o.parts[-2]=='long': without_losses(o.parent)

@@ -125,7 +125,7 @@ def test_a_length_that_is_no_multiple_of_16_has_a_kernel_of_its_own():
 
 def test_nan_stays_nan_in_bfloat16():
     "Also with the bits that a GPU gives it, to which nothing can be added"
-    from adamod_fastai.core import _round_up_or_down
+    from adamod_fastai.steps import _round_up_or_down
     nan = torch.tensor([0x7fffffff], dtype=torch.int32).view(torch.float32)
     assert _round_up_or_down(nan, torch.tensor([0xffff], dtype=torch.int32)).isnan().all()
 

