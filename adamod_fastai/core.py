@@ -24,7 +24,8 @@ __all__ = ['ModOptimizer']
 
 # %% ../nbs/00_core.ipynb #3565eb7d
 _ranges = dict(lr=(0,math.inf), mom=(0,1), sqr_mom=(0,1), beta3=(0,1), eps=(0,math.inf), wd=(0,math.inf))
-_choices = dict(version=(0,1,2), paper=(True,False), fit_memory=(True,False), follow_lr=(True,False))
+_choices = dict(version=(0,1,2), paper=(True,False), fit_memory=(True,False), follow_lr=(True,False),
+                bf16_stochastic_round=(True,False))
 
 def _check_hyper(k, v):
     "Refuse a value that the hyper `k` cannot have"
@@ -182,7 +183,7 @@ def _steps_state(opt):
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
 
-_newer = dict(fit_memory=False, follow_lr=False)  # hypers that older checkpoints do not have
+_newer = dict(fit_memory=False, follow_lr=False, bf16_stochastic_round=True)  # hypers that older checkpoints do not have
 _newer_state = {'last_lr'}  # and what older states do not have
 
 def _why_refused(opt, hypers, state):

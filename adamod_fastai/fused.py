@@ -14,12 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 from torch.utils._triton import has_triton
-from .core import ModOptimizer
-from .steps import _Refused, _alike, _is_sharded, _local, _shard_like, _sharding, _step
+from fastcore.foundation import L
+from fastai.optimizer import Optimizer
+from .core import ModOptimizer, _Hypers
+from .steps import _Refused, _is_sharded, _local, _shard_like, _sharded_alike, _sharding, _step
 from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
-__all__ = ['FusedOptimizer']
+__all__ = ['FusedOptimizer', 'fused']
 
 # %% ../nbs/01_fused.ipynb #ba6c770b
 def _sigmoid(x):
@@ -70,9 +72,11 @@ def _play_back(recording):
 # %% ../nbs/01_fused.ipynb #f0000002
 _longest = 1<<30 # elements that one call steps
 
+def _takes_rows(device): return device.type=='cuda'
+
 def _layout(n, device):
     "Shape and strides in which a program is given `n` elements"
-    if device.type=='cuda' and n%16==0: return (n//16,16),(16,1)
+    if _takes_rows(device) and n%16==0: return (n//16,16),(16,1)
     return (n,),(1,)
 
 def _to_device(vals, dtype, device):
@@ -90,7 +94,8 @@ class _Program:
         if not any(o.op=='call_method' for o in self.module.graph.nodes): return # it does nothing
         shape = (1<<18,) if dim==1 else (1<<14,16)
         tensors = [torch.zeros(shape, dtype=d, device=self.spec.device) for d in self.spec.dtypes]
-        try: self.fn = _compile(self.module, tensors, self.nums([0.]*self.n_nums))
+        nums = self.nums([0.]*self.n_nums)
+        try: self.fn = _compile(self.module, tensors, nums)
         except Exception as e:
             e = _cause(e)
             first_line = str(e).strip().partition('\n')[0]
@@ -220,8 +225,9 @@ class _Bag:
 def _bag_numel(ps):
     "How many elements a bag of these has: on a GPU a multiple of 16, two at least"
     n = sum(p.numel() for p in ps)
-    if ps[0].device.type!='cuda': return max(2, n)
-    return max(32, (n+15)//16*16)
+    if not _takes_rows(ps[0].device): return max(2, n)
+    n_rows = max(2, -(-n//16))
+    return 16*n_rows
 
 # %% ../nbs/01_fused.ipynb #f0000007
 def _sort_by_size(ps, sizes):
@@ -365,21 +371,21 @@ class _Plan:
         opt._check_grads(todo)
         opt._follow(todo)
         self.local = [o.detach() for o in self._local(ps)]
-        self.lies = self._sharding(gs)
+        self.shardings = self._shardings(gs)
         self.batches = self._batches(opt, gs)
 
     def _local(self, tensors):
         tensors = [tensors[i] for i in self.active]
         return list(map(_local, tensors)) if self.sharded else tensors
 
-    def _sharding(self, gs): return [_sharding(gs[i]) for i in self.active] if self.sharded else None
+    def _shardings(self, gs): return [_sharding(gs[i]) for i in self.active] if self.sharded else None
 
     def _batches(self, opt, gs):
         states = dict(zip(self.active, self.states))
         ps = dict(zip(self.active, self.local))
         gs = dict(zip(self.active, self._local(gs)))
         for i,s in states.items():
-            if self.sharded and not _alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
+            if self.sharded and not _sharded_alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
         shared,kinds = _overlapping(ps),defaultdict(dict)
         for i,p in ps.items():
             whole = opt._wholes.get(i)
@@ -395,7 +401,8 @@ class _Plan:
 
     def fits(self, opt, cbs, ps, gs):
         if not (_same(ps, self.ps) and _same(cbs, self.cbs)): return False
-        if list(map(_look, gs)) != self.looks or self._sharding(gs) != self.lies: return False
+        if list(map(_look, gs)) != self.looks: return False
+        if self._shardings(gs) != self.shardings: return False
         states = [opt.state.get(ps[i]) for i in self.active]
         if not _same(states, self.states): return False
         if not all(map(Tensor.is_set_to, self._local(ps), self.local)): return False
@@ -438,6 +445,7 @@ class FusedOptimizer(ModOptimizer):
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        _check_not_captured()
         self._own_grads()
         cbs,hypers = self.cbs,self.hypers
         ps = list(chain.from_iterable(self.param_lists))
@@ -446,8 +454,9 @@ class FusedOptimizer(ModOptimizer):
             plan = self._plan_for(cbs, ps, gs)
             local = list(map(_local, gs)) if plan.sharded else gs
             for b in plan.batches:
-                eager,why = b.step(self, cbs, local, hypers[b.kind.group])
-                for i in eager: self._step_eagerly(cbs, ps[i], hypers[b.kind.group], why)
+                hyper = hypers[b.kind.group]
+                eager,why = b.step(self, cbs, local, hyper)
+                for i in eager: self._step_eagerly(cbs, ps[i], hyper, why)
             for i in plan.eager: self._step_eagerly(cbs, ps[i], hypers[plan.groups[i]], '')
 
     def _plan_for(self, cbs, ps, gs):
@@ -463,7 +472,7 @@ class FusedOptimizer(ModOptimizer):
         "What step functions do to a batch: a program for each number of dimensions, its numbers, and the rest of the state after it"
         key = batch.kind.group,batch.kind.spec
         last = self._recordings.get(key)
-        recording,nums,new = _note(cbs, batch.kind.spec, batch.states[0], hyper, last)
+        recording,nums,new = _note(cbs, key[1], batch.states[0], hyper, last)
         self._recordings[key] = recording
         programs = {dim: self._program(recording, dim) for dim in batch.dims}
         return programs,next(iter(programs.values())).nums(nums),new
@@ -489,5 +498,37 @@ class FusedOptimizer(ModOptimizer):
 
 def _with_own_memory(state):
     "`state` with copies of the tensors that are parts of a larger one"
-    def is_part(v): return isinstance(v, Tensor) and _local(v).untyped_storage().nbytes() > _local(v).nbytes
+    def is_part(v):
+        v = _local(v)
+        return isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
     return {k: v.clone() if is_part(v) else v for k,v in state.items()}
+
+# %% ../nbs/01_fused.ipynb #f000000d
+def _check_not_captured():
+    "Refuse to be part of a CUDA graph: it would replay this step's numbers for ever"
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError('A CUDA graph is being captured, which would freeze the learning rate and the step count of '
+                           'FusedOptimizer at what they are now: step outside of it')
+
+# %% ../nbs/01_fused.ipynb #f000000e
+def _fuse(opt):
+    "`opt` with its step functions in a `FusedOptimizer`"
+    if isinstance(opt, FusedOptimizer): return opt
+    if isinstance(getattr(opt, 'opt', None), Optimizer): # a wrapper, such as `Lookahead`
+        opt.opt = _fuse(opt.opt)
+        return opt
+    if type(opt) not in (Optimizer,ModOptimizer):
+        raise TypeError(f'Invalid opt_func: it makes a {type(opt).__name__}, which cannot be fused: it must be a fastai `Optimizer`, '
+                        'which is a list of step functions, or a wrapper of one')
+    res = FusedOptimizer(opt.param_lists, opt.cbs)
+    res.hypers = L(map(_Hypers, opt.hypers))
+    res.state.update(opt.state)
+    return res
+
+def _make_fused(opt_func, *args, **kwargs): return _fuse(opt_func(*args, **kwargs))
+
+def fused(
+    opt_func:Callable # A fastai optimizer, such as `Adam`, `ranger` or `partial(RAdam, wd=0.1)`
+) -> Callable: # The same optimizer with a compiled step
+    "Compile the step of any fastai optimizer"
+    return partial(_make_fused, opt_func)

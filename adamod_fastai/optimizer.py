@@ -34,12 +34,14 @@ def AdaMod(
     paper:bool=True, # The rule of the paper, or that of the authors' released code?
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
     return _optimizer('AdaMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
-                             **_memory_hypers(beta3, len_memory, follow_lr))
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #54533b7d
 def DiffMod(
@@ -56,12 +58,14 @@ def DiffMod(
     version:int=0, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
     return _optimizer('DiffMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
-                             **_memory_hypers(beta3, len_memory, follow_lr))
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #e67203a2
 def DiffGrad(
@@ -73,11 +77,13 @@ def DiffGrad(
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     version:int=0, # Which `friction`: 0, 1 or 2
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
     cbs = _averages(decouple_wd) + [friction, rate_step]
-    return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
+    return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version,
+                      bf16_stochastic_round=bf16_stochastic_round)
 
 # %% ../nbs/03_optimizer.ipynb #5d5eb0a2
 def DeepMemory(
@@ -94,12 +100,14 @@ def DeepMemory(
     version:int=1, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
     return _optimizer('DeepMemory', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
-                             **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))
 
 # %% ../nbs/03_optimizer.ipynb #7cd8a040
 def average_grads(p, mom, sqr_mom, grad_avg=None, sqr_avg=None, **kwargs):
@@ -161,10 +169,10 @@ _frictions = (lambda d: d.abs_().sigmoid_(),
               lambda d: d.sigmoid_(),
               lambda d: d.abs_().div_(2).sigmoid_().mul_(9).sub_(4))
 
-def friction(p, version=0, prev_grad=None, **kwargs):
+def friction(p, version=0, prev_grad=None, grad_dtype=None, **kwargs):
     "How much the gradient of `p` changed since the last step, as a factor for the momentum"
     grad = p.grad.data
-    if prev_grad is None: prev_grad = torch.zeros_like(grad)
+    if prev_grad is None: prev_grad = torch.zeros_like(grad, dtype=grad_dtype)
     return {'friction': _frictions[version](prev_grad-grad), 'prev_grad': prev_grad.copy_(grad)}
 
 friction.defaults = dict(version=0)

@@ -28,6 +28,31 @@ def _run(cbs, p, state, hyper):
 
 def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
 
+# %% ../nbs/00_steps.ipynb #b1600002
+def _random_bits(grad, step):
+    "16 random bits for each element: a hash of its gradient and of the step"
+    mixed = (step*0x9e3779b1 & 0xffffffff) >> 9
+    seed = torch.zeros_like(grad, dtype=torch.float32).add_(1+mixed/2**23)  # all of 23 bits differ from step to step
+    bits = grad.float().view(torch.int32) ^ seed.view(torch.int32)
+    for factor in -1640531535,0x2c1b3c6d:
+        bits = bits*factor
+        bits = bits ^ (bits>>15)
+    return bits & 0xffff
+
+def _round_up_or_down(x, bits):
+    "`x` in bfloat16: the bits that are cut off are the probability of the next larger magnitude"
+    rounded = (x.view(torch.int32)+bits & -65536).view(torch.float32)
+    return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)
+
+def _run_rounded(cbs, p, state, hyper):
+    "`_run`, on a float32 copy if `p` is in bfloat16: what comes out is rounded up or down at random"
+    if p.dtype is not torch.bfloat16 or not hyper.get('bf16_stochastic_round', True): return _run(cbs, p, state, hyper)
+    bits = _random_bits(p.grad.detach(), state.get('step', 0))
+    wide = p.detach().float()
+    wide.grad = p.grad.detach().float()
+    _run(cbs, wide, state, {**hyper, 'grad_dtype': p.dtype})
+    p.data.copy_(_round_up_or_down(wide.detach(), bits))
+
 # %% ../nbs/00_steps.ipynb #d7ddb598
 class _Refused(Exception): "Why step functions are not what they would have to be"
 class _OnlyElementwise(TorchDispatchMode):
@@ -37,7 +62,8 @@ class _OnlyElementwise(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         base = getattr(getattr(torch.ops.aten, name.rstrip('_'), None), func._overloadname, func)
-        if name not in self.ok and not any(torch.Tag.pointwise in o.tags for o in (func,base)):
+        ok = name in self.ok or func is torch.ops.aten.view.dtype
+        if not ok and not any(torch.Tag.pointwise in o.tags for o in (func,base)):
             raise _Refused(f'uses `{name}`, which is not elementwise')
         return func(*args, **(kwargs or {}))
 
@@ -74,7 +100,7 @@ def _sharding(o):
     "Among which processes a tensor is sharded, and how; `None` if it is not"
     return (o.device_mesh,o.placements) if _is_sharded(o) else None
 
-def _alike(p, state):
+def _sharded_alike(p, state):
     "Does this process hold the same part of `p`, of its gradient and of its `state`?"
     return all(_sharding(o)==_sharding(p) for o in (p.grad, *state.values()) if isinstance(o, Tensor))
 
@@ -83,12 +109,17 @@ def _step_local(cbs, p, state, hyper):
     "Step the part of `p` that lies in this process"
     q,new = p.to_local().detach(),{k:_local(v) for k,v in state.items()}
     q.grad,old = p.grad.to_local(),dict(new)
-    _run(cbs, q, new, hyper)
+    _run_rounded(cbs, q, new, hyper)
     changed = {k:v for k,v in new.items() if v is not old.get(k)}
     state.update({k:_shard_like(p, v) if isinstance(v, Tensor) else v for k,v in changed.items()})
     for k in set(state)-set(new): del state[k]
 
+def _sample(hyper):
+    "What `_elementwise` is to try: one value for all floats, since the step is the same for them"
+    return tuple((k, 0.5 if type(v) is float else v) for k,v in hyper.items() if isinstance(v, Hashable))
+
 def _step(cbs, p, state, hyper):
     "Run the step functions on `p`, or on the part of it that lies here if they do not look beyond that"
-    tried = lambda: _elementwise(tuple(cbs), tuple((k,0.5 if type(v) is float else v) for k,v in hyper.items() if isinstance(v, Hashable)))
-    (_step_local if _is_sharded(p) and _alike(p, state) and tried() else _run)(cbs, p, state, hyper)
+    if not _is_sharded(p): _run_rounded(cbs, p, state, hyper)
+    elif _sharded_alike(p, state) and _elementwise(tuple(cbs), _sample(hyper)): _step_local(cbs, p, state, hyper)
+    else: _run(cbs, p, state, hyper)

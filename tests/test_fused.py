@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 from fastai.basics import load_learner
-from fastai.optimizer import Lookahead, adam_step, average_grad, average_sqr_grad, step_stat, weight_decay
+from fastai.optimizer import (SGD, Adam, Lamb, Lookahead, OptimWrapper, QHAdam, RAdam, RMSProp, adam_step, average_grad, average_sqr_grad,
+                              ranger, step_stat, weight_decay)
 from fastai.callback.all import combined_cos
 
 from adamod_fastai import fused
@@ -216,7 +217,7 @@ def test_gradients_laid_out_differently(decouple_wd):
 
 def test_a_dimension_of_one_element_may_have_any_stride():
     "As the weights of a convolution of 1×1 have in channels last, and their gradients otherwise"
-    twins = Twins(AdaMod, [torch.randn(512, 256, 1, 1).contiguous(memory_format=torch.channels_last)])
+    twins = Twins(AdaMod, [torch.randn(512, 1, 1, 256).permute(0, 3, 1, 2)])
     for _ in range(5):
         for p,q in twins.pairs:
             p.grad = torch.randn(512, 256, 1, 1)
@@ -418,6 +419,45 @@ def same_steps(cbs, n=40, **hypers):
 def test_fastai_adam():
     cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
     same_steps(cbs, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+
+def trained(opt_func, n=20):
+    torch.manual_seed(6)
+    ps = [nn.Parameter(o) for o in few((300,300),(20,30),())]
+    return ps,more(opt_func([ps[:2],ps[2:]]), n)
+
+@pytest.mark.parametrize('opt_func', [partial(f, lr=1e-3) for f in (Adam,SGD,RMSProp,partial(RAdam, wd=0.1),QHAdam,ranger,partial(AdaMod))],
+                         ids='Adam SGD RMSProp RAdam QHAdam ranger AdaMod'.split())
+def test_any_optimizer_of_fastai(opt_func):
+    (ps,a),(qs,b) = trained(opt_func),trained(fused.fused(opt_func))
+    assert type(b) is (Lookahead if type(a) is Lookahead else FusedOptimizer)
+    assert list(b.hypers) == list(a.hypers)
+    assert isinstance(b.opt if type(b) is Lookahead else b, FusedOptimizer)
+    for p,q in zip(ps, qs): torch.testing.assert_close(q, p, atol=TOL, rtol=TOL)
+
+def test_a_fused_opt_func_can_be_pickled_and_trains(tmp_path):
+    learn = quiet(ordered_learner(fused.fused(ranger), path=tmp_path))
+    learn.fit_one_cycle(1)
+    learn.export('a.pkl')
+    assert load_learner(tmp_path/'a.pkl').opt_func.args == (ranger,)
+
+def test_one_that_looks_at_norms_says_why():
+    with pytest.warns(UserWarning, match='fused=True.*not elementwise|norm|mean'): trained(fused.fused(partial(Lamb, lr=1e-3)), 4)
+
+def test_one_that_is_not_made_of_step_functions_says_so():
+    with pytest.raises(TypeError, match='OptimWrapper.*step functions'):
+        fused.fused(partial(OptimWrapper, opt=torch.optim.Adam))([torch.ones(2)], lr=0.1)
+
+def test_a_view_that_is_changed_is_eager_and_says_so():
+    def bits(p, lr, **kwargs): p.data.view(torch.int32).bitwise_and_(-65536)
+    with pytest.warns(UserWarning, match='viewed'): same_steps([bits], n=5)
+
+def test_a_cuda_graph_is_refused_by_name(monkeypatch):
+    opt = stepped(shapes=((20,30),))
+    kept = opt.param_lists[0][0].detach().clone()
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    with pytest.raises(RuntimeError, match='CUDA graph.*learning rate'): opt.step()
+    assert torch.equal(opt.param_lists[0][0], kept)
 
 def test_a_step_that_decides_by_a_number_compiles_each_way_once():
     def warm(p, lr, step=0, **kwargs):
