@@ -34,7 +34,7 @@ def test_a_run_does_not_depend_on_how_a_process_starts(monkeypatch, one_thread):
     args = dict(opts='AdaMod', lrs=1e-2, seeds=2, n_epoch=1)
     want = compare(digits_learner, **args)
     forked = compare(digits_learner, **args, jobs=2)
-    monkeypatch.setattr('adamod_fastai.runs._can_fork', lambda: False)
+    monkeypatch.setattr('adamod_fastai.engines._can_fork', lambda: False)
     spawned = compare(digits_learner, **args, jobs=2)
     for df in forked,spawned: assert df.losses.tolist()==want.losses.tolist() and df.accuracy.tolist()==want.accuracy.tolist()
     notebook = compare(lambda f: digits_learner(f), **args, jobs=2)  # a function that no other process can import
