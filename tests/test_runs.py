@@ -15,6 +15,7 @@ from adamod_fastai.optimizer import AdaMod
 from adamod_fastai.runs import known_opts
 from adamod_fastai.tasks import digits_learner, text_learner
 from comparisons import N_BATCHES, Tiny, grid, rows, tiny_dls
+from learners import used
 
 # What it returns
 
@@ -207,8 +208,8 @@ def test_a_memory_is_that_fraction_of_the_run():
 class SeeMemory(Callback):
     order = 70
     def __init__(self, lengths): self.lengths = lengths
-    def before_train(self):
-        if self.epoch==0: self.lengths.append(1/(1-self.opt.hypers[0]['beta3']))
+    def after_step(self):
+        if self.epoch==self.train_iter==0: self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
 
 @pytest.mark.parametrize('warmup', [0.25,0.5])
 def test_warmup_rises_linearly_and_stays(warmup):
