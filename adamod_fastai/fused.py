@@ -462,7 +462,7 @@ class FusedOptimizer(ModOptimizer):
     def _plan_for(self, cbs, ps, gs):
         "The plan of the last step, if it fits, or a new one"
         active = [g is not None for g in gs]
-        settled = active==self._active
+        settled = self._active in (None,active)  # a new optimizer gathers at once, as the one whose state it has loaded
         self._active,last,self._plan = active,self._plan,None
         fits = last and last.gather>=settled and last.fits(self, cbs, ps, gs)
         self._plan = last if fits else _Plan(self, cbs, ps, gs, settled)
