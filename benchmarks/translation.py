@@ -166,3 +166,14 @@ class InverseSqrt(ParamScheduler):
         super().before_fit()
 
 def inverse_sqrt(learn): return InverseSqrt()
+
+@torch.no_grad()
+def translate(model, sentences, i=0, longest=20):
+    "Network `i` on English `sentences`, each time with the likeliest piece"
+    model.eval()
+    device = model.emb.device
+    x = padded([pieces().encode(o) for o in sentences], after=[EOS]).to(device).expand(model.n, -1, -1)
+    seen,y = model.encode(x),torch.full((model.n, len(sentences), 1), BOS, device=device)
+    for _ in range(longest): y = torch.cat([y, model.decode(y, *seen)[:,:,-1:].argmax(-1)], -1)
+    ends = [o.index(EOS) if EOS in o else len(o) for o in y[i,:,1:].tolist()]
+    return [pieces().decode(o[1:n+1]) for o,n in zip(y[i].tolist(), ends)]

