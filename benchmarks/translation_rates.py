@@ -5,7 +5,8 @@ Adam and AdaMod at a rate of .003 without a warm-up, five networks each. layers.
 part of the rates that is clipped, how much of Adam's rate is used, and how far a batch moves the weights, as a fraction of how large they
 are; histograms.csv the rates of all weights, losses.csv the loss of each network. What is there already is not run again.
 
-`python benchmarks/translation_rates.py examples` trains single networks for longer, and writes what they make of a few sentences.
+`python benchmarks/translation_rates.py examples` trains single networks for longer, and writes what they make of a few sentences;
+with `facts` it writes how many pairs there are, and the loss of one that knows only how frequent each piece is.
 """
 import sys, warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from fastai.optimizer import Adam, RAdam
 from fastai.torch_core import no_random
 from adamod_fastai.all import AdaMod, RateHistogram, adaptive_rate
 
-from translation import losses, pairs, translate, translation_learner
+from translation import PAD, Translators, data, losses, pairs, translate, translation_learner
 
 out = Path(__file__).parent.parent/'nbs/results/translation'
 optimizers = dict(Adam=Adam, AdaMod=AdaMod)
@@ -88,5 +89,13 @@ def examples(n_epoch=10, n=8):
         pd.DataFrame(rows).to_csv(path, index=False)
         print('examples', name, lr, nll, flush=True)
 
+def facts():
+    train,valid = [data(o).tensors[-1] for o in ('train','valid')]
+    counts = torch.bincount(train[train != PAD], minlength=1000).double()+1
+    there = valid[valid != PAD]
+    pd.DataFrame([dict(train=len(train), valid=len(valid), weights=sum(p.numel() for p in Translators(1).parameters()),
+        pieces=there.numel(), loss=-(counts/counts.sum()).log()[there].mean().item(),
+        accuracy=(there==counts.argmax()).double().mean().item())]).to_csv(out/'facts.csv', index=False)
+
 if __name__=='__main__':
-    for o in sys.argv[1:] or ['rates']: dict(rates=rates, examples=examples)[o]()
+    for o in sys.argv[1:] or ['rates']: dict(rates=rates, examples=examples, facts=facts)[o]()
