@@ -31,7 +31,7 @@ def licences(paths):
     found = re.findall(r'^License: *(\S[^\n,]*)', text, re.M)
     if not found: found = re.findall(r'GNU (?:Lesser |Library )?General Public License|MIT|MPL|BSD', text)
     short = {re.sub(r'GNU (L?)(?:esser |ibrary )?General Public License', r'\1GPL', o).strip() for o in found}
-    return ', '.join(sorted(short))
+    return ', '.join(sorted(short)) or 'stated by another package of the same source'
 
 odd = re.compile(r'[<>{}%\\|@$#=*^`\[\]/]|www\.|--|\.\w{2,4}\b')
 def sentence(s):
