@@ -18,10 +18,6 @@ def absolute(md):
     def f(m): return m[0] if m[1] else f"{m[2] or ''}]({picture if m[2] else file}/"
     return re.sub(r'(?ms)(^```.*?^```)|(!\[[^\]]*)?\]\((?!\w+:|#)', f, md)
 
-def pythons():
-    (major,first),(_,last) = (cfg[o].split('.') for o in ('min_python','max_python'))
-    return [f'{major}.{o}' for o in range(int(first), int(last)+1)]
-
 setup(
     name=lib, version=version, description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
     license_expression=cfg['license'], license_files=['LICENSE'], packages=[lib],
@@ -30,7 +26,7 @@ setup(
                   'Changelog': f'{url}/blob/main/CHANGELOG.md'},
     classifiers=['Development Status :: 4 - Beta', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                  'Operating System :: OS Independent', 'Topic :: Scientific/Engineering :: Artificial Intelligence', 'Typing :: Typed',
-                 'Programming Language :: Python :: 3 :: Only', *(f'Programming Language :: Python :: {o}' for o in pythons())],
+                 'Programming Language :: Python :: 3 :: Only', *(f'Programming Language :: Python :: {o}' for o in cfg['tested_pythons'].split())],
     long_description=absolute((here/'README.md').read_text(encoding='utf-8')), long_description_content_type='text/markdown',
     install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},

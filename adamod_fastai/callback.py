@@ -15,20 +15,34 @@ import torch
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MultipleLocator
 from torch import Tensor
-from fastai.basics import Callback, ValueMetric, average_grad, get_model, momentum_step
+from fastcore.basics import class2attr
+from fastai.basics import L, Callback, Learner, Optimizer, Recorder, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _after_switch, _base, _lend, _lies, _local
-from .memory import _pct, _wrong_opt, n_steps
+from .core import _base, _lies, _local
+from .memory import MemoryLength, _is_new_fit, _least, _pct, _scaler_skipped, _wrong_opt, n_batches
 from .optimizer import adaptive_rate, clip_rate, mean_rate
 
 # %% auto #0
 __all__ = ['StepMeasure', 'ClippedFraction', 'used_rate', 'RateHistogram', 'SwitchToSGD']
 
 # %% ../nbs/04_callback.ipynb #56d51db0
+class _Measured:
+    "Finds the callback `name`, which was there for one fit only, on the `Learner` of that fit"
+    def __init__(self, name): self.name = name
+    def __get__(self, learn, owner=None):
+        if learn is None: return self
+        try: return vars(learn)['_measured'][self.name]
+        except KeyError: raise AttributeError(self.name) from None
+
 class StepMeasure(Callback):
     "Base of the callbacks that call their `measure` after every `every`-th optimizer step of a fit"
-    remove_on_fetch,needs = True,()  # `needs` names the state without which a parameter is left out
+    remove_on_fetch,needs,_training = True,(),False  # `needs` names the state without which a parameter is left out
+    def __init_subclass__(cls):
+        super().__init_subclass__()
+        name = class2attr(cls.__new__(cls), 'Callback')
+        setattr(Learner, name, _Measured(name))
+
     def __init__(self,
         every:int=10 # Measure at every `every`-th optimizer step, 1 or more
     ):
@@ -39,7 +53,7 @@ class StepMeasure(Callback):
 
     def reset(self):
         "Forget what was measured"
-        self.steps,self.lrs,self._n,self._skipped,self._fitting = [],[],0,False,False
+        self.steps,self.lrs,self._n,self._skipped,self._overflows = [],[],0,False,0
 
     def check(self): "Raise an error if there is nothing to measure in this Learner"
 
@@ -48,25 +62,27 @@ class StepMeasure(Callback):
         "Is this a fit, rather than `lr_find` or `get_preds`?"
         return not hasattr(self, 'lr_finder') and not hasattr(self, 'gather_preds')
 
-    def before_fit(self):
-        "Measure nothing until training starts"
-        self._fitting = False
+    def before_epoch(self):
+        "Nothing is trained yet: `validate` has epochs, too"
+        self._training = False
 
     def before_train(self):
-        "Start anew at the first epoch of a fit"
-        if self._fitting or not self.applies: return
+        "Start anew at the first epoch of a fit, and stay to be found on the `Learner`"
+        self._training = self.applies
+        if not self._training or not _is_new_fit(self): return
         self.check()
         self.reset()
-        self._fitting = True
+        vars(self.learn).setdefault('_measured', {})[self.name] = self
 
     def after_cancel_step(self):
-        "Remember that `MixedPrecision` skipped this step"
+        "Remember that this step was skipped"
         self._skipped = True
+        self._overflows += _scaler_skipped(self.learn)
 
     def after_step(self):
         "Measure, unless the step was skipped"
         skipped,self._skipped = self._skipped,False
-        if skipped or not self._fitting: return
+        if skipped or not self._training: return
         if self._n % self.every == 0:
             todo = self.opt.all_params(with_grad=True).filter(lambda o: all(k in o[2] for k in self.needs))
             if todo:
@@ -74,10 +90,6 @@ class StepMeasure(Callback):
                 self.lrs.append(self.opt.hypers[-1]['lr'])
                 self.measure(todo)
         self._n += 1
-
-    def after_fit(self):
-        "Stop measuring"
-        self._fitting = False
 
     def check_measured(self):
         "Raise an error if nothing was measured yet"
@@ -98,24 +110,19 @@ def _sum_over(lies, x):
     return x
 
 # %% ../nbs/04_callback.ipynb #4e8e57eb
+def _unclipped_rate(p, state, hyper):
+    "Adam's rate of each element of `p`, beside which its memory in `state` is; where `lr` is 0, that of the last `lr`"
+    return adaptive_rate(p, **{**state, **hyper, 'lr': hyper['lr'] or state.get('last_lr') or 0.})['rate']
+
 class ClippedFraction(StepMeasure):
-    "Measure the fraction of rates that the memory clips, and show it in the progress table as `clipped`"
-    order,needs = 49,('lr_avg',)  # just before `Recorder`, which reads the names of the metrics
-    def __init__(self,
-        every:int=10 # Measure at every `every`-th optimizer step, 1 or more
-    ):
-        super().__init__(every)
-        self.metric = ValueMetric(self._epoch_mean, 'clipped')
-        self.metric.of_a_fit = True  # its end, whatever that is, takes the column away
+    "Measure how many rates the memory clips, and the part of Adam's rate that is used: `clipped` and `used` in the progress table"
+    order,needs = Recorder.order+1,('lr_avg',)  # after `Recorder` has made its row, before that is shown
+    columns = 'clipped','used'
 
     def reset(self):
         "Forget what was measured"
         super().reset()
-        self._measures,self._pending,self._epoch_start,self._rows = [],[],0,None
-
-    def _show(self, show):
-        mets = [o for o in self.learn.metrics if o.name!='clipped']  # another's too: one column is enough
-        self.learn.metrics = mets + [self.metric] if show else mets
+        self.layer_names,self._measures,self._pending,self._epoch_start = [],[],[],0
 
     @property
     def clips(self):
@@ -127,110 +134,128 @@ class ClippedFraction(StepMeasure):
         if not self.clips: raise _wrong_opt(self, 'that clips its rates (AdaMod, DiffMod)')
 
     def before_fit(self):
-        "Add the column"
-        super().before_fit()
-        self._show(self.applies and self.clips)
+        "Name the columns, once"
+        recorder = self.recorder
+        n,names = self._n_columns,recorder.metric_names
+        if self.applies and self.clips and 'clipped' not in names: recorder.metric_names = names[:n] + L(self.columns) + names[n:]
+
+    @property
+    def _n_columns(self): return len(self.recorder.metric_names)-self.recorder.add_time
 
     def before_train(self):
-        "At the first epoch of a fit, start anew and say if the fit is too short for the memory"
-        first = not self._fitting
+        "Note where the epoch begins"
         super().before_train()
         self._epoch_start = len(self.steps)
-        if first and self._fitting:
-            self._name_layers()
-            self._warn_if_short()
 
-    def before_validate(self):
-        "Nothing was trained: no column"
-        if not self._fitting: self._show(False)
+    def after_validate(self):
+        "Put the means of the epoch beside the metrics"
+        log = self.recorder.log
+        if not self._training or self.recorder.cancel_valid or len(log) == self._n_columns: return
+        for o in self.columns:
+            values = self._fractions(o, self._epoch_start)
+            log.append(float(np.mean(values)) if values else float('nan'))
 
     def measure(self, todo):
-        "Count the clipped elements of each parameter in `todo`"
+        "Count the clipped elements of each parameter in `todo`, and add up the parts that are used"
+        if self._n == 0: self._warn_if_short()
+        layers = {p:n.rpartition('.')[0] for n,p in get_model(self.model).named_parameters()}
+        self.layer_names += [o for o in dict.fromkeys(layers.values()) if o not in self.layer_names]
         groups = _by_shards(todo, 'lr_avg')
-        counts = [_sum_over(lies, torch.stack([self._count(adaptive_rate(p, **{**s,**h})['rate'], s['lr_avg']) for p,s,h in o]))
-                  for lies,o in groups]
-        rows = [(self._layer_of.get(p, -1),p.numel()) for _,o in groups for p,*_ in o]
-        if rows != self._rows: self._rows,self._row_arrays = rows,np.array(rows).T
-        self._pending.append((*self._row_arrays, torch.cat(counts)))
+        sums = [_sum_over(lies, torch.stack([self._sums(_unclipped_rate(p, s, h), s['lr_avg']) for p,s,h in o])) for lies,o in groups]
+        rows = [(self.layer_names.index(layers[p]) if p in layers else -1, p.numel()) for _,o in groups for p,*_ in o]
+        self._pending.append((np.array(rows), torch.cat(sums)))
 
     @staticmethod
-    def _count(rate, lr_avg):
-        "How many of `rate` are above `lr_avg`, NaN if one of them is"
-        return torch.where((rate.sum()+lr_avg.sum()).isnan(), torch.nan, (lr_avg < rate).count_nonzero())  # neither is ever negative
+    def _sums(rate, lr_avg):
+        "How many of `rate` are above `lr_avg`, and the sum of the parts of them that are used; NaN if one of them is"
+        clipped = lr_avg < rate
+        bad = (rate.sum()+lr_avg.sum()).isnan()  # neither is ever negative
+        used = torch.where(clipped, lr_avg/rate, 1).sum()
+        return torch.stack([torch.where(bad, torch.nan, o) for o in (clipped.count_nonzero(), used)])
 
     def _flush(self):
-        "Fetch what has been counted from the device: (layers, elements, clipped), one row per parameter"
+        "Fetch from the device what has been measured: for each step a row (layer, elements, clipped, used) for each parameter"
         if self._pending:
-            counts = torch.cat([o[2] for o in self._pending]).cpu().numpy().astype(float)
-            splits = np.cumsum([len(o[0]) for o in self._pending])[:-1]
-            self._measures += [(l,n,c) for (l,n,_),c in zip(self._pending, np.split(counts, splits))]
+            sums = torch.cat([o for _,o in self._pending]).cpu().numpy().astype(float)
+            splits = np.cumsum([len(rows) for rows,_ in self._pending])[:-1]
+            self._measures += [np.hstack(o) for o in zip([rows for rows,_ in self._pending], np.split(sums, splits))]
             self._pending = []
         return self._measures
 
-    def _fractions(self, start=0): return [float(c.sum()/max(1, n.sum())) for _,n,c in self._flush()[start:]]
+    def _fractions(self, column, start=0):
+        i = 2+self.columns.index(column)
+        return [float(o[:,i].sum()/max(1, o[:,1].sum())) for o in self._flush()[start:]]
 
-    def _epoch_mean(self):
-        fractions = self._fractions(self._epoch_start)
-        return float(np.mean(fractions)) if fractions else float('nan')
-
-    def _name_layers(self):
-        "The layers of the model in order, each a module with parameters of its own"
-        names = {p: n.rpartition('.')[0] for n,p in get_model(self.model).named_parameters()}
-        self.layer_names = list(dict.fromkeys(names.values()))
-        self._layer_of = {p: self.layer_names.index(n) for p,n in names.items()}
+    def _layers(self, column):
+        res = np.full((len(self._flush()), len(self.layer_names)), np.nan)
+        for row,o in zip(res, self._measures):
+            layer,n,*values = o[o[:,0]>=0].T
+            total,part = (np.bincount(layer.astype(int), v, len(row)) for v in (n, values[self.columns.index(column)]))
+            np.divide(part, total, out=row, where=total>0)
+        return res
 
     def _warn_if_short(self):
-        n,memory = n_steps(self.learn),max(round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:])
-        if n is not None and n < memory:
-            warnings.warn(f'This fit has {n} batches, fewer than the {memory:.0f} that the memory holds: '
+        n = round(n_batches(self.learn)/(self.train_iter+1-self._overflows))  # the first step: batches before it only accumulated
+        fitting = [o.len_memory for o in self.learn.cbs if isinstance(o, MemoryLength) and o.len_memory]
+        memory = max(fitting or [round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:]])
+        if n < memory > _least:
+            warnings.warn(f'This fit has {n} steps, fewer than the {memory:.0f} that the memory holds: '
                           f'most rates stay clipped to the end. Pass len_memory={max(1, round(n*_pct))} ({_pct:.0%} of the fit), '
                           'or neither beta3 nor len_memory: the memory then fits the run.', stacklevel=2)
 
     @property
     def fractions(self):
         "The fraction of clipped rates at each measured step of the last fit"
-        return self._fractions()
+        return self._fractions('clipped')
+
+    @property
+    def used(self):
+        "The part of Adam's rate that is used, min(η, s)/η, at each measured step: the mean over all elements"
+        return self._fractions('used')
 
     @property
     def layer_fractions(self):
-        "The same for each layer: an array of measured steps by `layer_names`, NaN where a layer had no gradient"
-        res = np.full((len(self._flush()), len(self.layer_names)), np.nan)
-        for row,(l,n,c) in zip(res, self._measures):
-            l,n,c = (o[l>=0] for o in (l,n,c))
-            total = np.bincount(l, n, len(row))
-            np.divide(np.bincount(l, c, len(row)), total, out=row, where=total>0)
-        return res
+        "The fraction of clipped rates of each layer: an array of measured steps by `layer_names`, NaN where a layer had no gradient"
+        return self._layers('clipped')
+
+    @property
+    def layer_used(self):
+        "The part of Adam's rate that is used in each layer: an array like `layer_fractions`"
+        return self._layers('used')
 
     def plot(self,
         ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
     ):
-        "Draw the clipped fraction over the batches, with the learning rate on a second axis"
+        "Draw the clipped fraction and the used part over the batches, with the learning rate on a second axis"
         self.check_measured()
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
         right = ax.twinx()
         right.plot(self.steps, self.lrs, color='0.6', ls='--', lw=1, label='learning rate')
         right.set(ylabel='learning rate', ylim=(0,None))
-        ax.plot(self.steps, self.fractions, color='C0', label='clipped fraction')
-        ax.set(xlabel='batch', ylabel='fraction of rates clipped', ylim=(-0.02,1.02))
+        ax.plot(self.steps, self.fractions, color='C0', label='clipped: fraction of the rates')
+        ax.plot(self.steps, self.used, color='C1', label="used: part of Adam's rate")
+        ax.set(xlabel='batch', ylabel='fraction', ylim=(-0.02,1.02))
         ax.set_zorder(right.get_zorder()+1)
         ax.patch.set_visible(False)
         lines = ax.get_lines()+right.get_lines()
-        ax.legend(lines, [o.get_label() for o in lines], loc='lower center', bbox_to_anchor=(0.5,1), ncols=2, frameon=False)
+        ax.legend(lines, [o.get_label() for o in lines], loc='lower center', bbox_to_anchor=(0.5,1), ncols=3, frameon=False)
         return ax
 
     def plot_layers(self,
-        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None, # Matplotlib axes to draw on, a new figure if `None`
+        column:str='used' # What to draw: 'used' or 'clipped'
     ):
-        "Draw the clipped fraction of each layer: one row per layer, the first on top, batches across"
+        "Draw the part of Adam's rate that each layer uses, or its clipped fraction: one row per layer, the first on top, batches across"
+        if column not in self.columns: raise ValueError(f"Invalid column: {column!r}, it must be 'used' or 'clipped'")
         self.check_measured()
-        fractions,n = self.layer_fractions,len(self.layer_names)
+        values,n = self._layers(column),len(self.layer_names)
         if ax is None: ax = plt.subplots(figsize=(7,min(1.2+0.25*n, 9)))[1]
-        img = ax.imshow(fractions.T, aspect='auto', interpolation='nearest', vmin=0, vmax=1, cmap='viridis',
+        img = ax.imshow(values.T, aspect='auto', interpolation='nearest', vmin=0, vmax=1, cmap='viridis',
                         extent=(self.steps[0]-0.5, self.steps[-1]+self.every-0.5, n-0.5, -0.5))
         rows = range(0, n, ceil(n/36))
         ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
         ax.tick_params(axis='y', labelsize=8)
-        ax.figure.colorbar(img, ax=ax, label='fraction of rates clipped', pad=0.02)
+        ax.figure.colorbar(img, ax=ax, label={'used': "part of Adam's rate used", 'clipped': 'fraction of rates clipped'}[column], pad=0.02)
         return ax
 
 # %% ../nbs/04_callback.ipynb #b738b56c
@@ -241,11 +266,14 @@ def used_rate(
     cbs:Iterable=() # The optimizer's step functions
 ) -> Tensor:
     "The rate that the last step used for each element of `p`: `adaptive_rate`, clipped if `cbs` clip it"
+    if not hyper['lr']: return torch.zeros_like(state['sqr_avg'])
     kwargs = {**state, **hyper}
     for cb in (adaptive_rate, *(o for o in cbs if o in (clip_rate,mean_rate))): kwargs.update(cb(p, **kwargs))
     return kwargs['rate']
 
 # %% ../nbs/04_callback.ipynb #4d6fefbe
+_exact = 1<<24  # as far as float32 counts
+
 class RateHistogram(StepMeasure):
     "Keep a histogram of the rates of all elements at each step"
     needs = 'sqr_avg','step'
@@ -275,10 +303,14 @@ class RateHistogram(StepMeasure):
         cbs = getattr(self.opt, 'cbs', ())
         n,found = sum(p.numel() for p,*_ in todo),0
         for lies,group in _by_shards(todo, 'sqr_avg'):
-            logs = torch.cat([used_rate(p, s, h, cbs).flatten().float() for p,s,h in group]).log10_().clamp_(self.lo, self.hi)
-            hist = torch.histc(logs, self.bins, self.lo, self.hi)
-            found = found + _sum_over(lies, torch.where(logs.isnan().any(), torch.nan, hist))
+            hist = sum(self._hist(o) for p,s,h in group for o in used_rate(p, s, h, cbs).flatten().split(_exact))
+            found = found + _sum_over(lies, hist)
         self._hists.append(found/n)
+
+    def _hist(self, rate):
+        "How many of `rate` are in each bin, NaN if one of them is"
+        logs = rate.float().log10_().clamp_(self.lo, self.hi)
+        return torch.where(logs.isnan().any(), torch.nan, torch.histc(logs, self.bins, self.lo, self.hi))
 
     @property
     def histograms(self):
@@ -303,6 +335,14 @@ class RateHistogram(StepMeasure):
         return ax
 
 # %% ../nbs/04_callback.ipynb #a625998c
+def _sgd_average(p, mom, given_avg=None, **kwargs):
+    "fastai's momentum of SGD, under a name that no other step function knows"
+    return {'given_avg': average_grad(p, mom, grad_avg=given_avg)['grad_avg']}
+
+def _sgd_step(p, lr, given_avg, **kwargs):
+    "fastai's step of SGD by it"
+    momentum_step(p, lr, given_avg)
+
 class SwitchToSGD(Callback):
     "Train with SGD and momentum from `pct` of the fit on"
     order = ParamScheduler.order+5  # after the schedule has set its rates
@@ -313,47 +353,62 @@ class SwitchToSGD(Callback):
     ):
         if not 0 <= pct <= 1: raise ValueError(f'Invalid pct: {pct!r}, it must be in [0,1]')
         if not 0 <= mom < 1: raise ValueError(f'Invalid mom: {mom!r}, it must be at least 0 and below 1')
-        self.lr,self.pct,self.mom,self._scale = lr,pct,mom,None
-
-    def before_fit(self):
-        "Forget the last fit"
-        self._scale = self._lrs = None
+        self.lr,self.pct,self.mom,self._shown = lr,pct,mom,None
 
     def before_train(self):
-        "Raise an error if the optimizer is not made of step functions, or if `lr` does not suit it"
-        base = _base(self.opt)
-        if not hasattr(base, 'cbs'): raise _wrong_opt(self, 'made of step functions (fastai\'s own are)')
-        if self._lrs is None: self._lrs = self._check_lrs(base)
+        "Raise an error if the optimizer is not made of step functions, or if `lr` does not suit it; find out how much larger it is"
+        opt = _base(self.opt)
+        if not hasattr(opt, 'cbs'): raise _wrong_opt(self, 'made of step functions (fastai\'s own are)')
+        if not _is_new_fit(self): return
+        self._scale,self._shown = [lr/peak for lr,peak in zip(self._lrs(len(opt.hypers)), self._peaks(opt))],None
 
-    def _check_lrs(self, opt):
-        "The rate of each group of `opt`"
-        before = [h['lr'] for h in opt.hypers]
+    def _lrs(self, n):
+        "SGD's rate for each of `n` groups, as fastai takes it"
+        sgd = Optimizer([[torch.zeros(1)] for _ in range(n)], [], lr=0.)
         try:
-            opt.set_hyper('lr', self.lr)
-            lrs = [h['lr'] for h in opt.hypers]
+            sgd.set_hyper('lr', self.lr)
+            lrs = [h['lr'] for h in sgd.hypers]
             if not all(0 < o < float('inf') for o in lrs): raise ValueError('it must be above 0')
         except (AssertionError,TypeError,ValueError) as e: raise ValueError(f'Invalid lr: {self.lr!r} for SwitchToSGD, {e}') from None
-        finally: opt.set_hyper('lr', before)
-        return lrs
+        return [float(o) for o in lrs]
+
+    def _peaks(self, opt):
+        "The highest rate of each group that the fit comes to"
+        lrs = [h['lr'] for h in opt.hypers]
+        sched = getattr(self.learn, 'param_scheduler', None) and self.learn.param_scheduler.scheds.get('lr')
+        return [float(o) for o in np.max([np.broadcast_to(sched(pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0)] if sched else lrs
 
     @property
-    def _schedule(self): return getattr(self.learn, 'param_scheduler', None) and self.learn.param_scheduler.scheds.get('lr')
+    def _switched(self):
+        "Is it time for SGD? Of several the last one counts"
+        return self.training and self.pct_train >= self.pct and not hasattr(self, 'lr_finder') and self.learn.switch_to_sgd is self
 
-    def _switch(self, opt):
-        sched,lrs = self._schedule,[h['lr'] for h in opt.hypers]
-        peaks = np.max([np.broadcast_to(sched(pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0) if sched else lrs
-        self._scale = [float(lr/peak) for lr,peak in zip(self._lrs, peaks)]
-        _lend(opt, cbs=opt.cbs[:1] + [average_grad,momentum_step])
-        for *_,state,_ in opt.all_params():
-            if 'sqr_avg' not in state: continue  # nothing yet, or loaded from a checkpoint made after the switch
-            state['grad_avg'].div_(1-self.mom)
-            for k in set(state)-_after_switch-set(opt._keep_on_clear): del state[k]
-
-    def before_batch(self):
-        "Switch when it is time, and keep to SGD's rates from then on"
-        if not self.training or self.pct_train < self.pct or hasattr(self, 'lr_finder'): return
+    def for_step(self):
+        "What a step after the switch is given: SGD's step functions, rates and momentum"
+        if not self._switched: return {}
         opt = _base(self.opt)
-        if self._scale is None: self._switch(opt)
-        lrs = self._lrs
-        if self._schedule: lrs = [float(lr*o) for lr,o in zip(np.broadcast_to(self._schedule(self.pct_train), len(lrs)), self._scale)]
-        _lend(opt, lr=lrs, mom=self.mom)
+        for p,_,state,_ in opt.all_params():
+            if 'sqr_avg' in state: opt.state[p] = self._sgd_state(state, opt._keep_on_clear)
+        return dict(cbs=opt.cbs[:1] + [_sgd_average,_sgd_step], lr=self._scaled(opt), mom=self.mom)
+
+    def _scaled(self, opt): return [h['lr']*o for h,o in zip(opt.hypers, self._scale)]
+
+    def _show(self):
+        "Have the recorder and the loggers see SGD's rates after a batch"
+        if self._switched:
+            self._shown = self._scaled(self.opt),[h['lr'] for h in self.opt.hypers]
+            self.opt.set_hyper('lr', self._shown[0])
+
+    def _hide(self):
+        "Bring back the rates of the schedule, if nobody has set others"
+        if self._shown and self._shown[0] == [h['lr'] for h in self.opt.hypers]: self.opt.set_hyper('lr', self._shown[1])
+        self._shown = None
+
+    def before_batch(self): self._hide()
+    def after_step(self): self._show()
+    def after_cancel_batch(self): self._show()
+    def after_train(self): self._hide()
+
+    def _sgd_state(self, state, kept):
+        "The average of gradients m in `state` as the sum m/(1-mom) that SGD steps by"
+        return {**{k:state[k] for k in kept if k in state}, 'given_avg': state['grad_avg']/(1-self.mom)}

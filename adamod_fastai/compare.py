@@ -5,14 +5,16 @@
 # %% ../nbs/08_compare.ipynb #c599b0ec
 from __future__ import annotations
 
-import argparse, math, os, re, sys, warnings
-from contextlib import closing, redirect_stdout
+import argparse, math, os, re, sys, time, warnings
+from concurrent.futures import Executor
+from contextlib import closing, contextmanager, redirect_stdout
+from functools import cached_property, lru_cache
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count
 from pathlib import Path
 from collections.abc import Callable
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
@@ -26,12 +28,13 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback
 
 from .memory import _has_memory, _pct
-from .runs import _count, _memories, _name, _one_of, _opts, _rates, _run, _schedules, _side_by_side, _smooth, _warmups, known_opts
-from .store import _Code, _Results
+from .runs import (_count, _elsewhere, _jobs, _memories, _name, _one_of, _opts, _rates, _run, _schedules, _side_by_side, _smooth,
+                                _warmups, known_opts)
+from .store import _FileTask, _Own, _Results, _file, _hash, _place, _source
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
 # %% auto #0
-__all__ = ['compare', 'compare_table', 'plot_metric', 'plot_losses']
+__all__ = ['compare', 'compare_table', 'opt_styles', 'plot_metric', 'plot_losses']
 
 # %% ../nbs/08_compare.ipynb #ddf97b3e
 def _made(f):
@@ -52,61 +55,78 @@ def _variants(opts, memories, warmups):
 
 # %% ../nbs/08_compare.ipynb #2b8fad25
 class _Plan:
-    "The runs of a comparison: what each is, and how to do it"
-    def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None):
+    "The runs of a comparison: what each is, and the functions that it needs"
+    def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None, out=None):
         if not callable(get_learner): raise ValueError(f'Invalid get_learner: {get_learner!r}, it must be a function of an opt_func')
         if cbs is not None and (not callable(cbs) or isinstance(cbs, Callback)):
             raise ValueError(f'Invalid cbs: {cbs!r}, it must be a function of a Learner')
         opts,lrs,seeds = _opts(opts),_rates(lrs),_count('seeds', seeds)
-        self.get_learner,self.cbs = get_learner,cbs
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
-        self.funcs = {o:f for o,f,*_ in variants}
-        if len(self.funcs) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have the same name')
-        codes = {o:_Code(get_learner, f, cbs) for o,f in self.funcs.items()}
-        self.unseen = sorted({u for o in codes.values() for u in o.unseen})
-        base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '')
-        self.grid = [dict(opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), hypers=h, code=str(codes[o]), **base)
+        self.functions = get_learner,{o:f for o,f,*_ in variants},cbs
+        names = [o[0] for o in variants]
+        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}, two have the same name')
+        own = {o: _Own(get_learner, f, cbs) for o,f in self.functions[1].items()}
+        self.modules = {o for v in own.values() for o in v.modules} - {'__main__'}
+        base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '',
+                    file=_place(get_learner, out))
+        self.grid = [dict(base, opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), hypers=h, code=str(own[o]))
                      for o,f,h,m,w in variants for lr in lrs for s in range(seeds)]
-
-    def __call__(self, o):
-        opt_func,how = self.funcs[o['opt']],[o[k] for k in ('memory','warmup')]
-        return _run(self.get_learner, opt_func, o['lr'], o['seed'], self.n_epoch, self.schedule, self.cbs, *how)
-
-    def reused(self, results):
-        "A line about the runs that are in `results` already, if not all that they depend on can be compared"
-        found = [o for o in self.grid if results.find(o) is not None]
-        what = ['the code of their functions is']*any(map(results.unsure, found))
-        if self.unseen: what.append(f'what their {", ".join(self.unseen)} held is')
-        if not found or not what: return
-        what = ', and '.join(what)
-        return f'{len(found)} of {len(self.grid)} runs were in {str(results.out)!r} already; whether {what} the same cannot be seen'
 
 # %% ../nbs/08_compare.ipynb #beaf4cef
 class _Runs:
-    "Do a run of one of `plans`"
-    def __init__(self, plans): self.plans = plans
-    def __call__(self, o): return self.plans[o[0]](o[1])
-    def name(self, o): return '{task}: {opt}, lr {lr:g}, seed {seed}'.format(**o[1])
+    "Do runs, here or where this is sent to; `plans` has the functions of each plan, `versions` the sources that they are from"
+    def __init__(self, plans, versions, one_thread): self.plans,self.versions,self.one_thread = plans,versions,one_thread
 
-def _one_by_one(run, todo, jobs):
-    "What `_side_by_side` does, here: on one thread if `jobs` is given"
-    n = torch.get_num_threads()
-    try:
-        if jobs: torch.set_num_threads(1)
-        for o in todo: yield o,run(o)
-    finally: torch.set_num_threads(n)
+    def __call__(self, job):
+        plan,o = job
+        get_learner,opts,cbs = self.plans[plan]
+        how = {k: o[k] for k in ('lr','seed','n_epoch','schedule','memory','warmup')}
+        return _run(get_learner, opts[o['opt']], cbs=cbs, one_thread=self.one_thread, **how)
 
-def _train(plans, results, jobs):
+    def name(self, job): return '{task}: {opt}, lr {lr:g}, seed {seed}'.format(**job[1])
+    def __reduce__(self): return _arrive,(self.sent,self.versions,self.one_thread)
+
+    @cached_property
+    def sent(self):
+        try: return cloudpickle.dumps(self.plans)
+        except Exception as e: raise ValueError(f'Invalid get_learner: another process cannot be sent what it needs: {e}') from e
+
+@lru_cache(8)
+def _arrive(sent, versions, one_thread):
+    plans = cloudpickle.loads(sent)
+    for k,v in versions:
+        if not _file(k) or _hash(_source(k)) != v: raise ImportError(f'the module {k} is another one here, start this worker anew')
+    return _Runs(plans, versions, one_thread)
+
+# %% ../nbs/08_compare.ipynb #a7e909bb
+def _watched(done, total, name, every=30):
+    "`done`, whose progress one sees: as a bar, or where there is no terminal as a line on standard error now and then"
+    if total and (IN_NOTEBOOK or sys.stdout.isatty()):
+        bar = progress_bar(done, total=total, leave=False)
+        for job,res in bar:
+            bar.comment = name(job)
+            yield job,res
+        return
+    last = time.monotonic()
+    for i,o in enumerate(done):
+        yield o
+        if time.monotonic()-last < every: continue
+        last = time.monotonic()
+        print(f'{i+1} of {total} runs are done', file=sys.stderr, flush=True)
+
+def _train(plans, results, jobs=None, executor=None):
     "Do the runs of `plans` that are not in `results` yet, those of the first seed first"
-    todo = [(i,o) for i,p in enumerate(plans) for o in p.grid if results.find(o) is None]
-    todo.sort(key=lambda o: o[1]['seed'])
-    run,n = _Runs(plans),min(jobs or 0, len(todo))
-    with closing(_side_by_side(run, todo, n, results) if n > 1 else _one_by_one(run, todo, jobs)) as done:
-        bar = progress_bar(done, total=len(todo), leave=False) if todo and (IN_NOTEBOOK or sys.stdout.isatty()) else done
-        for o,res in bar:
-            if bar is not done: bar.comment = run.name(o)
-            results.add(o[1], res)
+    wanted = [(i,o) for i,p in enumerate(plans) for o in p.grid]
+    todo = sorted((o for o in wanted if results.find(o[1]) is None), key=lambda o: o[1]['seed'])
+    found,n = len(wanted)-len(todo),min(jobs or 1, len(todo))
+    if found: print(f'{found} of {len(wanted)} runs were in {str(results.out)!r} already', file=sys.stderr, flush=True)
+    versions = tuple((o,_hash(_source(o))) for o in sorted({o for p in plans for o in p.modules}))
+    run = _Runs([o.functions for o in plans], versions, one_thread=jobs is not None or executor is not None)
+    if executor is not None: done = _elsewhere(run, todo, executor)
+    else: done = _side_by_side(run, todo, n) if n > 1 else ((o,run(o)) for o in todo)
+    with closing(done):
+        for job,res in _watched(done, len(todo), run.name): results.add(job[1], res)
 
 # %% ../nbs/08_compare.ipynb #4d1115af
 def compare(
@@ -120,15 +140,17 @@ def compare(
     memory:float|list=None, # What optimizers with a memory remember, as fractions of the run, above 0; 'own' or none for their default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the rate rises from 0 before a 'flat' schedule
     cbs:Callable=None, # Function of the `Learner` that makes the callbacks of a run
-    jobs:int=None # Runs side by side, each in a process of its own with one thread; one after the other, in this one, if not given
+    jobs:int=None, # Runs side by side, each in a process of its own with one thread; one after the other, in this one, if not given
+    executor:Executor=None # What does the runs instead, each with one thread: any with `submit`, such as Dask's `Client.get_executor()`
 ) -> pd.DataFrame:
     "Train with each of `opts`, `lrs` and `seeds`: a row per run"
-    plan = _Plan(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs)
-    jobs = None if jobs is None else _count('jobs', jobs)
+    plan = _Plan(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs, out)
+    if jobs is not None: jobs = _jobs(jobs)
+    if executor is not None and not callable(getattr(executor, 'submit', None)):
+        raise ValueError(f'Invalid executor: {executor!r}, it must have a method submit')
+    if jobs and executor is not None: raise ValueError(f'Invalid jobs: {jobs!r}, the executor says how many run side by side')
     with _Results(out) as results:
-        note = plan.reused(results)
-        if note: warnings.warn(note, stacklevel=2)
-        _train([plan], results, jobs)
+        _train([plan], results, jobs, executor)
         return results.select(plan.grid)
 
 # %% ../nbs/08_compare.ipynb #021aab64
@@ -136,7 +158,7 @@ def _metric(df, metric=None):
     "`metric`, or the first one there is"
     if metric is None:
         between = df.columns[df.columns.get_loc('valid_loss')+1:df.columns.get_loc('seconds')]
-        metric = next((o for o in between if o != 'clipped'), 'valid_loss')
+        metric = next((o for o in between if o not in ('clipped','used') and df[o].notna().any()), 'valid_loss')
     return _one_of('metric', metric, list(df.columns))
 
 _low = set('loss error err mae mse rmse msle rmsle mape smape rmspe perplexity ppl brier hamming nll wer cer deviance divergence'.split())
@@ -146,11 +168,11 @@ def _lower(metric, lower=None):
     return bool(_low & set(re.split(r'[\W_]+', metric.lower()))) if lower is None else lower
 
 def _cells(df, metric, lower=None):
-    "Mean, std and number of runs for each optimizer and learning rate, and which is the best of each learning rate"
+    "Mean, std and number of runs for each optimizer and learning rate, and which alone is the best of a learning rate, as far as one sees"
     res = df.groupby(['opt','lr'], sort=False).agg(mean=(metric,'mean'), std=(metric,'std'), n=(metric,'size'), bad=('diverged','sum'))
-    ok = res['mean'].where(res.bad==0)
-    best = ok.groupby('lr').transform('min' if _lower(metric, lower) else 'max')
-    return res.assign(best=ok==best)
+    shown = res['mean'].round(3).where(res.bad==0)
+    top = shown == shown.groupby('lr').transform('min' if _lower(metric, lower) else 'max')
+    return res.assign(best=top & (top.groupby('lr').transform('sum') == 1))
 
 # %% ../nbs/08_compare.ipynb #37c6e796
 def compare_table(
@@ -169,20 +191,27 @@ def compare_table(
     return res.rename(columns='{:g}'.format).rename_axis(index=None, columns='lr')
 
 # %% ../nbs/08_compare.ipynb #90f7f365
-_colors  = '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#8C6D31'
-_markers = 'osD^vPX*'
+_colors  = {'AdaMod': '#0072B2', 'Adam': '#D55E00', 'RAdam': '#009E73', 'ranger': '#CC79A7', 'SGD': '#E69F00', 'DiffMod': '#56B4E9',
+            'DiffGrad': '#000000', 'DeepMemory': '#8C6D31'}
+_markers,_lines = 'osD^vPX*',('-','--',':','-.')
 
 _outside = dict(loc='center left', bbox_to_anchor=(1,0.5), frameon=False) # where a legend covers nothing, if the layout makes room for it
-_at_home = 'AdaMod','Adam','RAdam','ranger','SGD','DiffMod','AdaMod-1000'
 
-def _styles(df):
-    "Colour and marker of each optimizer: its own in all pictures if it is at home here, one that is left if not"
-    opts = df['opt'].unique()
-    places = {o:i for i,o in enumerate(_at_home) if o in opts}
-    left = (i for i in count() if i not in places.values())
-    places |= {o:next(left) for o in opts if o not in places}
-    def style(i): return dict(color=_colors[i%8], marker=_markers[i%8], ls='-' if i < 8 else '--')
-    return {o:style(places[o]) for o in opts}
+def opt_styles(
+    opts:list # Names of optimizers, as in the column `opt` of what `compare` returns
+) -> dict:
+    "Colour, marker and line of each of `opts` in all pictures, as matplotlib takes them"
+    base = {o: re.split(r', |-1000', o)[0] for o in opts}
+    place = {o:i for i,o in enumerate(_colors) if o in base.values()}
+    left = (i for i in count() if i not in place.values())
+    for o in base.values():
+        if o not in place: place[o] = next(left)
+    res,n = {},dict.fromkeys(place, 0)
+    for o,b in base.items():
+        if o != b: n[b] += 1
+        i,variant = place[b],n[b] if o != b else 0
+        res[o] = dict(color=list(_colors.values())[i%8], marker=_markers[(i+variant)%8], ls=_lines[(variant+i//8)%4])
+    return res
 
 # %% ../nbs/08_compare.ipynb #5faa5540
 def plot_metric(
@@ -196,7 +225,7 @@ def plot_metric(
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(7,4), layout='constrained')[1]
     alone = ax.figure.axes==[ax] and ax.figure.get_layout_engine() is not None
-    styles = _styles(df)
+    styles = opt_styles(df['opt'].unique())
     lrs = sorted(df['lr'].unique())
     apart = 0.03*min([1, *np.diff(np.log10(lrs))]) # decades between two optimizers, so that one sees both
     for i,(o,style) in enumerate(styles.items()):
@@ -205,15 +234,16 @@ def plot_metric(
         ax.errorbar(c.index*shift, c['mean'], yerr=c['std'].fillna(0), label=o, capsize=2, ms=5, lw=1.5, **style)
         bad = c.index[c.bad > 0]*shift
         ax.scatter(bad, [0.02]*len(bad), transform=ax.get_xaxis_transform(), marker='x', s=40, color=style['color'], zorder=3)
-    n = cells.n.max()
     ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
     ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
     ax.minorticks_off()
     if (df[metric].max() > 20*df[metric].min() > 0) and _lower(metric, lower): ax.set_yscale('log')
-    ax.set_title(f'mean ± standard deviation of {n} runs' + (', × diverged' if cells.bad.any() else ''), fontsize='medium')
+    ax.set_title(_what(cells.n.max(), 'run') + (', × diverged' if cells.bad.any() else ''), fontsize='medium')
     ax.legend(fontsize='small', **(_outside if alone else {}))
     ax.grid(alpha=0.3)
     return ax
+
+def _what(n, of): return f'mean ± standard deviation of {n} {of}s' if n > 1 else f'of one {of}'
 
 # %% ../nbs/08_compare.ipynb #bd1ddde9
 def plot_losses(
@@ -229,13 +259,13 @@ def plot_losses(
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     tops,lows = [],[]
-    for o,style in _styles(df).items():
+    for o,style in opt_styles(df['opt'].unique()).items():
         mean = cells.loc[o]['mean']
         best = mean.idxmin if _lower(metric, lower) else mean.idxmax
         at = lr if lr is not None else mean.index[0] if mean.isna().all() else best()
         runs = df[(df['opt']==o) & (df['lr']==at)]
         label = o + (f', lr {at:g}' if lr is None else '') + (' (diverged)' if runs.diverged.any() else '')
-        curves = pd.DataFrame([_smooth(l) for l in runs.losses]).replace([math.inf,-math.inf], math.nan)
+        curves = pd.DataFrame([_smooth(l) for l in runs.losses])
         mid,std = curves.mean(),curves.std().fillna(0)
         line, = ax.plot(mid.index+1, mid, label=label, color=style['color'], ls=style['ls'], lw=1.5)
         ax.fill_between(mid.index+1, mid-std, mid+std, color=style['color'], alpha=0.15, lw=0)
@@ -255,22 +285,6 @@ _tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "
               cancer     =(cancer_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a tabular model on scikit-learn's breast cancer data"))
 
 # %% ../nbs/08_compare.ipynb #516cc6f1
-class _FileTask:
-    "The function `name` in the file `path`: found there again by a process that starts anew"
-    def __init__(self, path, name):
-        self.path,self.__name__ = path,name
-        spec = spec_from_file_location(f'_task_{Path(path).stem}', path)
-        m = sys.modules[spec.name] = module_from_spec(spec)
-        _beside(Path(path).resolve().parent)
-        spec.loader.exec_module(m)
-        self.__wrapped__ = getattr(m, name, None)
-
-    def __call__(self, opt_func): return self.__wrapped__(opt_func)
-    def __reduce__(self): return _FileTask,(self.path,self.__name__)
-
-def _beside(folder):
-    if str(folder) not in sys.path: sys.path.insert(0, str(folder))
-
 def _task(spec):
     "What is known under the name `spec`, or the function FILE.py:FUNCTION or MODULE:FUNCTION, with a schedule and rates"
     if spec in _tasks: return _tasks[spec][:3]
@@ -279,14 +293,12 @@ def _task(spec):
     if not colon: raise bad(f"it must be {', '.join(_tasks)}, FILE.py:FUNCTION or MODULE:FUNCTION")
     if where.endswith('.py') and not Path(where).is_file(): raise bad(f'there is no file {where!r}')
     try:
-        if where.endswith('.py'):
-            task = _FileTask(where, name)
-            f = task.__wrapped__
+        if where.endswith('.py'): task = _FileTask(where, name)
         else:
-            _beside(Path.cwd())
-            task = f = getattr(import_module(where), name, None)
+            if str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd()))
+            task = getattr(import_module(where), name, None)
     except Exception as e: raise bad(f'importing {where!r} raised {type(e).__name__}: {e}') from e
-    if not callable(f): raise bad(f'there is no function {name!r} in {where!r}')
+    if not callable(getattr(task, '__wrapped__', task)): raise bad(f'there is no function {name!r} in {where!r}')
     return task,'one_cycle','1e-3,1e-2,1e-1'
 
 # %% ../nbs/08_compare.ipynb #4c6b8223
@@ -325,6 +337,7 @@ def _parser():
     low.add_argument('--lower', dest='lower', action='store_true', default=None, help='the metric is better when it is low')
     low.add_argument('--higher', dest='lower', action='store_false', help='or when it is high (default: as its name says)')
     add('jobs', str(_n_cores()), 'runs side by side, each on one thread', shown='as many as there are cores')
+    add('dask', None, 'address of a Dask scheduler, such as tcp://10.0.0.1:8786, whose workers do the runs', shown='this machine does them')
     add('out', 'adamod-compare', 'folder for the results; what is there already is not run again')
     return p
 
@@ -351,8 +364,8 @@ def _show_task(spec, plan, results, args):
     df = results.select(plan.grid)
     metric = _metric(df, args.metric)
     paths = _draw(df, metric, args.lower, results.out/_file_name(spec))
-    print(f'{spec}, {plan.schedule}, {plan.n_epoch} epochs: {metric}, mean ± standard deviation of {df.seed.nunique()} seeds, '
-          '* best of each learning rate\n')
+    epochs = f'{plan.n_epoch} epochs' if plan.n_epoch > 1 else '1 epoch'
+    print(f'{spec}, {plan.schedule}, {epochs}: {metric}, {_what(df.seed.nunique(), "seed")}, * best of each learning rate\n')
     print(compare_table(df, metric, lower=args.lower).to_string() + '\n')
     return paths
 
@@ -361,8 +374,19 @@ def _plans(args):
     res = {}
     for o in dict.fromkeys(o.strip() for o in args.task.split(',')):
         f,schedule,lrs = _task(o)
-        res[o] = _Plan(f, args.opts, args.lrs or lrs, args.seeds, args.epochs, args.schedule or schedule, args.memory, args.warmup)
+        res[o] = _Plan(f, args.opts, args.lrs or lrs, args.seeds, args.epochs, args.schedule or schedule, args.memory, args.warmup, out=args.out)
     return res
+
+@contextmanager
+def _dask(address):
+    "The executor of the Dask scheduler at `address`, none without one"
+    if address is None: return (yield None)
+    try:
+        from distributed import Client
+        client = Client(address, timeout=10, set_as_default=False)
+    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}, the package distributed is not installed') from e
+    except (OSError, ValueError) as e: raise ValueError(f'Invalid dask: {address!r}, no scheduler is there: {e}') from e
+    with client: yield client.get_executor(pure=False)
 
 def main(
     argv:list=None # Arguments, those of the command line if not given
@@ -372,16 +396,12 @@ def main(
     args,n_threads = p.parse_args(argv),torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        jobs,plans = _count('jobs', args.jobs),_plans(args)
-        with _Results(args.out) as results:
-            for plan in plans.values():
-                note = plan.reused(results)
-                if note: print(f'{p.prog}: {note}', file=sys.stderr)
-            with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs)
+        jobs,plans = _jobs(args.jobs),_plans(args)
+        with _dask(args.dask) as executor, _Results(args.out) as results:
+            with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            files = [results.out/'results.csv', results.out/'losses.csv']
-            for o,plan in plans.items(): files += _show_task(o, plan, results, args)
-        print('Wrote', ', '.join(map(str, files)))
+            files = [o for plan in plans for o in _show_task(plan, plans[plan], results, args)]
+        print('Wrote', ', '.join(map(str, (results.out/'results.csv', *results.out.glob('losses.csv'), *files))))
     except (ChildProcessError,ValueError) as e:
         if isinstance(e, ValueError) and not str(e).startswith('Invalid '): raise # it is not about what was asked for
         p.error(str(e))

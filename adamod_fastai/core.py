@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import math, warnings
-from difflib import get_close_matches
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, MutableSequence
+from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import lru_cache
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from fastcore.basics import patch
 from fastcore.foundation import L
-from fastai.optimizer import Optimizer
+from fastai.optimizer import Lookahead, Optimizer, l2_reg
 
 # %% auto #0
 __all__ = ['ModOptimizer']
@@ -46,7 +48,8 @@ class _Hypers(dict):
     def __setitem__(self, k, v):
         if k not in self and k not in _learners:
             like = get_close_matches(k, self, 1)
-            want = f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'
+            if k=='len_memory' and 'beta3' in self: want = 'set beta3=len2beta3(len_memory)'
+            else: want = f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'
             raise ValueError(f'Invalid hyper: {k!r}, {want}')
         v = _plain(v)
         _check_hyper(k, v)
@@ -56,16 +59,20 @@ class _Hypers(dict):
 
 # %% ../nbs/00_core.ipynb #b4d1e399
 def _run(cbs, p, state, hyper):
-    "Call the step functions `cbs` on `p` in turn and keep in `state` what they return"
-    kwargs = {**state, **hyper}
+    "Call the step functions `cbs` on `p` in turn; when all have run, keep in `state` what they return"
+    kwargs,new = {**state, **hyper},{}
     for cb in cbs:
-        new = cb(p, **kwargs)
-        if isinstance(new, dict): state.update(new); kwargs.update(new)
-    for k in [k for k,v in state.items() if v is None]: del state[k]
+        res = cb(p, **kwargs)
+        if isinstance(res, dict): new.update(res); kwargs.update(res)
+    state.update({k:v for k,v in new.items() if v is not None})
+    for k,v in new.items():
+        if v is None: state.pop(k, None)
+
+def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
 
 # %% ../nbs/00_core.ipynb #d7ddb598
 class _Refused(Exception): "Why step functions are not what they would have to be"
-class _Watch(TorchDispatchMode):
+class _OnlyElementwise(TorchDispatchMode):
     "Refuse what does not treat each element by itself"
     ok = ('zeros_like ones_like full_like copy_ fill_ zero_ detach _to_copy scalar_tensor masked_fill masked_fill_ lift_fresh alias '
           'promote_types result_type').split()
@@ -84,7 +91,7 @@ def _elementwise(cbs, hyper):
         p,state = torch.full((n,), 0.5, device='cpu'),{}
         p.grad,where = torch.full((n,), 0.25, device='cpu'),p.data_ptr()
         try:
-            with _Watch():
+            with _OnlyElementwise():
                 for _ in range(2): _run(cbs, p, state, dict(hyper))
         except Exception: return False
         found.append([o for o in (p, p.grad, *state.values()) if isinstance(o, Tensor)])
@@ -119,10 +126,9 @@ def _step_local(cbs, p, state, hyper):
     q,new = p.to_local().detach(),{k:_local(v) for k,v in state.items()}
     q.grad,old = p.grad.to_local(),dict(new)
     _run(cbs, q, new, hyper)
+    changed = {k:v for k,v in new.items() if v is not old.get(k)}
+    state.update({k:_shard_like(p, v) if isinstance(v, Tensor) else v for k,v in changed.items()})
     for k in set(state)-set(new): del state[k]
-    for k,v in new.items():
-        if not isinstance(v, Tensor): state[k] = v
-        elif v is not old.get(k): state[k] = _shard_like(p, v)
 
 def _step(cbs, p, state, hyper):
     "Run the step functions on `p`, or on the part of it that lies here if they do not look beyond that"
@@ -130,21 +136,33 @@ def _step(cbs, p, state, hyper):
     (_step_local if _is_sharded(p) and _alike(p, state) and tried() else _run)(cbs, p, state, hyper)
 
 # %% ../nbs/00_core.ipynb #a50fe648
+def _no_name(o):
+    "The parameter of a pair that `named_parameters` gives, and anything else as it is"
+    return o[1] if isinstance(o, tuple) and len(o)==2 and isinstance(o[0], str) else o
+
 def _check_params(params):
-    "The list of parameters or of groups that is in `params`"
-    params = [params] if isinstance(params, Tensor) else list(params)
+    "The groups in `params`, each a list of parameters"
+    params = [params] if isinstance(params, Tensor) else list(map(_no_name, params))
     if not params: raise ValueError('Invalid params: there must be at least one parameter')
+    n = sum(isinstance(o, Tensor) for o in params)
+    if n==len(params): return [params]
+    if n: raise ValueError('Invalid params: parameters and groups of parameters side by side, it must be one or the other')
+    res = []
     for o in params:
-        if not isinstance(o, (Tensor,list,tuple,L)):
+        if isinstance(o, (dict,str)) or not isinstance(o, Iterable):
             raise ValueError(f'Invalid params: a {type(o).__name__}, it must be parameters, or a list of them for each group '
                              '(with hypers of its own by `set_hyper`)')
-    return params
+        res.append(list(map(_no_name, o)))
+        for p in res[-1]:
+            if not isinstance(p, Tensor):
+                raise ValueError(f'Invalid params: a {type(p).__name__} in group {len(res)-1}, it must be parameters')
+    return res
 
 # %% ../nbs/00_core.ipynb #4d75b5df
 class ModOptimizer(Optimizer):
     "A fastai `Optimizer` that checks its hypers, refuses sparse gradients and keeps no temporaries"
     def __init__(self,
-        params:Tensor|Iterable, # Model parameters, or a list of parameter groups
+        params:Tensor|Iterable, # Model parameters, or an iterable of them for each group; names, as in `named_parameters`, are left out
         cbs:Callable|MutableSequence, # Step functions, called in order on each parameter
         **defaults # Hyper parameters: a value for all groups
     ):
@@ -152,6 +170,13 @@ class ModOptimizer(Optimizer):
         self.hypers = self.hypers.map(_Hypers)
         seen = set()
         self.param_lists = self.param_lists.map(lambda pg: L(p for p in pg if not (p in seen or seen.add(p))))
+
+    _own_cbs = True  # False while others are given for a step
+
+    def __repr__(self):
+        def group(pg, h): return f'  {len(pg)} parameters: ' + ', '.join(f'{k}={v}' for k,v in h.items())
+        steps = ', '.join(getattr(o, '__name__', repr(o)) for o in self.cbs)
+        return '\n'.join([f"{getattr(self, 'rule', type(self).__name__)}: {steps}", *map(group, self.param_lists, self.hypers)])
 
     def set_hyper(self, k, v): super().set_hyper(k, [None]*len(self.param_lists) if v is None else _plain(v))
 
@@ -169,10 +194,18 @@ class ModOptimizer(Optimizer):
                 raise RuntimeError(f'Invalid parameter: parameter {i} of shape {tuple(p.shape)} is {p.dtype}, '
                                    'only real ones are supported (step `torch.view_as_real` of it)')
 
+    def _own_grads(self):
+        "Give an expanded gradient memory of its own where `l2_reg` is to write to it"
+        if l2_reg not in self.cbs: return
+        for p,*_ in self.all_params(with_grad=True):
+            if p.grad.layout is torch.strided and 0 in p.grad.stride(): p.grad = p.grad.contiguous()
+
     def _follow(self, todo):
-        "Bring the state to the device of its parameter, and to its dtype if that is wider"
+        "Bring the state to the device of its parameter, and to its dtype if that is wider; drop what only given step functions keep"
         for p,_,state,_ in todo:
             device,dtype = p.device,p.dtype
+            if self._own_cbs:
+                for k in list(filter(_is_given, state)): del state[k]
             for k,v in state.items():
                 if isinstance(v, Tensor) and (v.dtype is not dtype or v.device != device) and v.is_floating_point():
                     state[k] = v.to(device, torch.promote_types(v.dtype, dtype))
@@ -186,6 +219,7 @@ class ModOptimizer(Optimizer):
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        self._own_grads()
         todo = self.all_params(with_grad=True)
         self._check_grads(todo)
         self._follow(todo)
@@ -200,51 +234,34 @@ def freeze_to(self:ModOptimizer, n:int):
         if not p.requires_grad: p.grad = None
 
 # %% ../nbs/00_core.ipynb #47bcd6bb
-_after_switch = {'grad_avg'}  # what `SwitchToSGD` keeps in the state
-
 def _base(opt):
     "The optimizer that `opt` is, or that it wraps as `Lookahead` does"
-    return opt.opt if isinstance(getattr(opt, 'opt', None), Optimizer) else opt
+    while isinstance(getattr(opt, 'opt', None), Optimizer): opt = opt.opt
+    return opt
 
-def _own(opt):
-    "What was there before it was lent, by name, if nobody has set it meanwhile: of hypers a list of one value for each group"
-    return {k:own for k,(own,lent) in getattr(opt, '_lent', {}).items() if k=='cbs' or lent==[h[k] for h in opt.hypers]}
-
-def _lend(opt, **new):
-    "Use `new` hypers, and `new` step functions if there are `cbs` among them, until `_give_back`"
-    own,lent = _own(opt),opt.__dict__.setdefault('_lent', {})
-    for k,v in new.items():
-        if k=='cbs':
-            lent[k] = own.get(k, opt.cbs),v
-            opt.cbs = v
-        else:
-            if not isinstance(v, list): v = [v]*len(opt.hypers)
-            lent[k] = own.get(k, [h[k] for h in opt.hypers]),v
-            for h,v_ in zip(opt.hypers, v): dict.__setitem__(h, k, v_)
-
-def _give_back(opt):
-    "Put back what was lent, and drop the state of step functions that were only lent"
-    own = _own(opt)
-    opt.__dict__.pop('_lent', None)
-    if 'cbs' in own:
-        opt.cbs = own.pop('cbs')
-        for *_,state,_ in opt.all_params():
-            if set(state)-set(opt._keep_on_clear) == _after_switch: del state['grad_avg']
-    for k,vs in own.items():
-        for h,v in zip(opt.hypers, vs): dict.__setitem__(h, k, v)
+@contextmanager
+def _given(opt, cbs=None, **hypers):
+    "Inside of `with`, `opt` steps by these step functions and hypers (a value, or a list of one for each group) in place of its own"
+    own = opt.cbs,opt.hypers,True
+    values = {k:v if isinstance(v, list) else [v]*len(opt.hypers) for k,v in hypers.items()}
+    opt.used = L({**h, **{k:v[i] for k,v in values.items()}} for i,h in enumerate(opt.hypers))
+    try:
+        opt.cbs,opt.hypers,opt._own_cbs = opt.cbs if cbs is None else cbs, opt.used, cbs is None
+        yield
+    finally: opt.cbs,opt.hypers,opt._own_cbs = own
 
 # %% ../nbs/00_core.ipynb #8c8fcebc
 def _steps_state(opt):
     "The names that the step functions of `opt` keep in a state"
     p,state = torch.zeros(1),{}
     p.grad = torch.zeros(1)
-    _run(_own(opt).get('cbs', opt.cbs), p, state, opt.hypers[0])
+    _run(opt.cbs, p, state, opt.hypers[0])
     return set(state)
 
 def _names(o): return ', '.join(sorted(o)) or 'none'
 
 _newer = dict(fit_memory=False, follow_lr=False)  # hypers that older checkpoints do not have
-_some = {'last_lr'}  # what is kept only while the memory follows the learning rate
+_newer_state = {'last_lr'}  # and what older states do not have
 
 def _misfit(opt, hypers, state):
     "What keeps `hypers` and `state` from being those of `opt`, in words, `None` if nothing does"
@@ -253,10 +270,10 @@ def _misfit(opt, hypers, state):
     for h in hypers:
         if missing := set(opt.hypers[0])-set(h): return f'it was saved by another optimizer, without the hypers {_names(missing)}'
     if len(state) != len(params): return f'it has {len(state)} parameters, the optimizer has {len(params)}'
-    want = _steps_state(opt)-_some
+    want = _steps_state(opt)-_newer_state
     for i,(p,s) in enumerate(zip(params, state)):
-        has = set(s)-set(opt._keep_on_clear)-_some
-        if has and has != want and has != _after_switch:
+        has = {k for k in s if not _is_given(k)}-set(opt._keep_on_clear)-_newer_state
+        if has and has != want:
             return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
         for k,v in s.items():
             if torch.is_tensor(v) and v.shape != p.shape:
@@ -265,24 +282,39 @@ def _misfit(opt, hypers, state):
 # %% ../nbs/00_core.ipynb #b9941dcb
 _saver = {'saved_by': 'adamod_fastai'}
 
+def _copy(d): return {k:v.clone() if isinstance(v, Tensor) else _plain(v) for k,v in d.items()}
+
 @patch
 def state_dict(self:ModOptimizer):
-    "The `state` of all parameters and the `hypers` of all groups, with one entry more that fastai's optimizers refuse"
-    own = {k:v for k,v in _own(self).items() if k!='cbs'}
-    hypers = [{**h, **{k:vs[i] for k,vs in own.items()}} for i,h in enumerate(self.hypers)]
-    return {**Optimizer.state_dict(self), 'hypers': [*hypers, _saver]}
+    "A copy of the `state` of all parameters and the `hypers` of all groups, with one entry more that fastai's optimizers refuse"
+    sd = Optimizer.state_dict(self)
+    return {'state': [_copy(s) for s in sd['state']], 'hypers': [*map(_copy, sd['hypers']), _saver]}
 
 @patch
 def load_state_dict(self:ModOptimizer, sd:dict):
-    "Load what `state_dict` gave; if that is not of such an optimizer, raise `ValueError` and change nothing"
+    "Load a copy of what `state_dict` gave; if that is not of such an optimizer, raise `ValueError` and change nothing"
     hypers = [{**{k:v for k,v in _newer.items() if k in self.hypers[0]}, **h} for h in sd['hypers'] if h != _saver]
     if why := _misfit(self, hypers, sd['state']):
         msg = f'This optimizer state does not fit and is not loaded: {why}'
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)
-    plain = lambda d: {k:v if isinstance(v, Tensor) else _plain(v) for k,v in d.items()}
-    lent = {k:self._lent.pop(k)[1] for k in _own(self) if k!='cbs'}
-    self.hypers = L(_Hypers(plain(h)) for h in hypers)
-    _lend(self, **lent)  # what a fit has borrowed stays so: what comes back at its end is what was loaded
-    self.state.clear()
-    for (p,*_),s in zip(self.all_params(), sd['state']): self.state[p] = plain(s)
+    self.hypers = L(_Hypers(_copy(h)) for h in hypers)
+    self.state = defaultdict(dict, {p:_copy(s) for (p,*_),s in zip(self.all_params(), sd['state'])})
+
+# %% ../nbs/00_core.ipynb #7820eb49
+def _copy_slow(slow): return slow and L(L(p.clone() for p in pg) for pg in slow)
+
+@patch
+def zero_grad(self:Lookahead): self.opt.zero_grad()
+
+@patch
+def freeze_to(self:Lookahead, n:int): self.opt.freeze_to(n)
+
+@patch
+def state_dict(self:Lookahead): return {**self.opt.state_dict(), 'count': self.count, 'slow_weights': _copy_slow(self.slow_weights)}
+
+@patch
+def load_state_dict(self:Lookahead, sd:dict):
+    count,slow = sd['count'],_copy_slow(sd['slow_weights'])
+    self.opt.load_state_dict({k:v for k,v in sd.items() if k not in ('count','slow_weights')})
+    self.count,self.slow_weights = count,slow

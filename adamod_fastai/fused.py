@@ -5,294 +5,399 @@
 # %% ../nbs/01_fused.ipynb #07ee63d3
 from __future__ import annotations
 
-import math, numbers, operator, os, shutil, warnings
+import math, operator, os, shutil, warnings
 from collections import defaultdict, namedtuple
 from collections.abc import Callable, Iterable, MutableSequence
 from functools import partial
-from itertools import accumulate, chain, count, groupby
+from itertools import chain, count
+from pathlib import Path
 import torch
 from torch import Tensor, fx
 from torch.utils._triton import has_triton
-from .core import ModOptimizer, _Refused, _Watch, _alike, _is_sharded, _local, _run, _shard_like, _step
+from .core import ModOptimizer, _Refused, _alike, _is_sharded, _lies, _local, _shard_like, _step
+from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
 __all__ = ['FusedOptimizer']
 
-# %% ../nbs/01_fused.ipynb #ed83808b
-class _StandIn:
-    "Stands for a tensor while step functions run, and notes on a tape what they do with it"
-    __slots__ = '_tape','_slot','dtype'
-    def __init__(self, tape, slot, dtype): self._tape,self._slot,self.dtype = tape,slot,dtype
-    def __getattr__(self, k):
-        if k=='grad' and self._slot==0: return _StandIn(self._tape, 1, self.dtype)
-        if k=='device': return self._tape.spec.device
-        if k.startswith('_'): raise AttributeError(k)
-        if not callable(getattr(Tensor, k)): raise _Refused(f'looks at `{k}` of a tensor')
-        return (lambda *args: self) if k in ('detach','view_as') else partial(self._tape.call, k, self)
-    data = property(lambda self: self, lambda self,o: None if o is self else self._tape.call('copy_', self, o))
-    def _inside(self, *args): raise _Refused('decides by the value of a tensor, or looks inside it')
-    __bool__ = __len__ = __iter__ = __getitem__ = __setitem__ = __contains__ = __float__ = __int__ = __index__ = _inside
-    __hash__ = object.__hash__
-    @classmethod
-    def __torch_function__(cls, fn, types, args=(), kwargs=None):
-        found = [o for o in (*args,*(kwargs or {}).values()) if type(o) is _StandIn]
-        if not found: raise _Refused(f'gives `{fn.__name__}` several tensors at once')
-        return found[0]._tape.call(fn, *args, **(kwargs or {}))
-
-def _method(fn, swap=False): return lambda *args: args[0]._tape.call(fn, *(args[::-1] if swap else args))
-for o in 'lt','le','gt','ge','eq','ne','neg','pos','abs','invert': setattr(_StandIn, f'__{o}__', _method(getattr(operator, o)))
-for o in 'add','sub','mul','truediv','pow','floordiv','mod','and_','or_','xor':
-    setattr(_StandIn, f"__{o.strip('_')}__", _method(getattr(operator, o)))
-    setattr(_StandIn, f"__r{o.strip('_')}__", _method(getattr(operator, o), swap=True))
-for o in 'add','sub','mul','div','pow': setattr(_StandIn, f"__i{o.replace('div', 'truediv')}__", _method(f'{o}_'))
-
-# %% ../nbs/01_fused.ipynb #e389aad3
-_narrow,_plain = (torch.bfloat16,torch.float16),(Tensor,torch.nn.Parameter)
-_scaled = dict(add='alpha', sub='alpha', addcmul='value', addcdiv='value') # what these call a number that must not be a tensor
-def _number_dtype(dtypes): return torch.float64 if torch.float64 in dtypes else torch.float32
-def _wide(dtype): return torch.float32 if dtype in _narrow else dtype
-def _name(fn): return fn.rstrip('_') if isinstance(fn, str) else fn.__name__
-def _call(fn, names, vals):
-    n = len(vals)-len(names)
-    return (getattr(vals[0], fn) if isinstance(fn, str) else partial(fn, vals[0]))(*vals[1:n], **dict(zip(names, vals[n:])))
-
-def _pure(fn, names, vals, sigmoid=torch.sigmoid):
-    "The result of a call, which changes nothing and whose numbers may be tensors"
-    name = _name(fn)
-    if fn=='copy_': return vals[1]
-    if fn in ('zero_','fill_'): return torch.zeros_like(vals[0]) + sum(vals[1:])
-    if name=='sigmoid': return sigmoid(vals[0])
-    if name=='lerp' and not names: return vals[0] - vals[0]*vals[2] + vals[1]*vals[2] # exact where the weight is 0 or 1
-    if names and names==(_scaled.get(name),):
-        x,y,*z,scale = vals
-        for o in z: y = y*o if name=='addcmul' else y/o
-        return x - y*scale if name=='sub' else x + y*scale
-    return _call(name if isinstance(fn, str) else fn, names, vals)
-
-
-_consts = bool,str,type(None),torch.dtype,torch.device,torch.layout,torch.memory_format
-_numel,_rules = 4,{}
-def _is_number(o): return type(o) in (float,int) or isinstance(o, numbers.Real) and not isinstance(o, bool)
-def _kind(o): return o.dtype if type(o) is _StandIn else type(o) if _is_number(o) else (o,)
-
-def _rule(fn, names, args, wide):
-    "Try a call on tensors without data"
-    for o in args:
-        if not (_is_number(o) or isinstance(o, (_StandIn,*_consts))): raise _Refused(f'gives a {type(o).__name__} to `{_name(fn)}`')
-    new = lambda dtype, shape=_numel: torch.empty(shape, dtype=dtype, device='meta')
-    vals = [new(o.dtype) if type(o) is _StandIn else o for o in args]
-    with _Watch(): val = _call(fn, names, vals)
-    if not isinstance(val, Tensor) or val.shape != (_numel,): raise _Refused('makes something that is not shaped like the parameter')
-    if not (isinstance(fn, str) and fn.endswith('_')) and any(isinstance(o, Tensor) and o._version for o in vals):
-        raise _Refused(f'changes a tensor by `{_name(fn)}`, not by a method')
-    same = next((i for i,o in enumerate(vals) if o is val), None)
-    vals = [new(_wide(o.dtype)) if type(o) is _StandIn else o for o in args]
-    res,loose = _pure(fn, names, vals),_name(fn)!='pow'
-    try: other = _pure(fn, names, [new(wide, ()) if _is_number(o) else o for o in vals])
-    except Exception: loose = False
-    else: loose = loose and (other.dtype,other.shape)==(res.dtype,res.shape)
-    return val.dtype,same,loose,res.dtype!=val.dtype
-
-# %% ../nbs/01_fused.ipynb #72473c7e
-_Spec = namedtuple('_Spec', 'device dtypes names') # of parameter, gradient and the tensors in the state; those have names
-class _Tape:
-    "What step functions do to tensors, as a list of calls and one of the numbers in them"
-    def __init__(self, spec): self.spec,self.wide,self.calls,self.nums,self.slots = spec,_number_dtype(spec.dtypes),[],[],count()
-    def new(self, dtype): return _StandIn(self, next(self.slots), dtype)
-    def call(self, fn, *args, **kwargs):
-        if not isinstance(fn, str) and fn.__name__.endswith('_') and hasattr(Tensor, fn.__name__): fn = fn.__name__
-        names,args = tuple(kwargs),(*args,*kwargs.values())
-        kinds = self.wide,fn,names,*map(_kind, args)
-        try: dtype,same,loose,cast = _rules[kinds]
-        except (KeyError,TypeError): dtype,same,loose,cast = _rules[kinds] = _rule(fn, names, args, self.wide)
-        if loose: self.nums += filter(_is_number, args)
-        noted = tuple(o._slot if type(o) is _StandIn else None if loose and _is_number(o) else (o,type(o),repr(o)) for o in args)
-        res = self.new(dtype) if same is None else args[same]
-        self.calls.append((fn, names, noted, res._slot, dtype, cast))
-        return res
-
-def _note(cbs, spec, state, hyper):
-    "Run step functions on stand-ins: what they do to tensors, the numbers in that, and the rest of the state after it"
-    tape,state = _Tape(spec),dict(state)
-    p,_,*olds = map(tape.new, spec.dtypes)
-    state.update(zip(spec.names, olds))
-    try: _run(cbs, p, state, hyper)
-    except Exception as e:
-        raise _Refused(f'a step function {e if type(e) is _Refused else f"does not run on stand-ins: {type(e).__name__}: {e}"}') from None
-    news = [state.pop(k, None) for k in spec.names]
-    same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
-    if not same or any(isinstance(o, (_StandIn,Tensor)) for o in state.values()): raise _Refused()
-    ends = tuple(o._slot for o in news)
-    for i,(k,end) in enumerate(zip(spec.names, ends), 2):
-        if i!=end<len(spec.dtypes) or ends.count(end)>1: raise _Refused(f'a step function keeps a reference as `{k}`: make it a copy')
-    return (spec,tuple(tape.calls),ends),tape.nums,state
-
 # %% ../nbs/01_fused.ipynb #ba6c770b
 def _sigmoid(x):
     "`x.sigmoid()` on a CPU: powers of two have a whole part, which is made from its bits, and a fraction, by Taylor's series"
-    z = x*(-1/math.log(2))
-    whole,coef = z.round(),lambda k: math.log(2)**k/math.factorial(k)
-    part,frac = torch.where(whole==z, 0., z-whole),coef(6)
-    for k in 4,2,0: frac = frac*(part*part) + (coef(k+1)*part + coef(k))
-    bits = (255*2**23 - (128-whole).relu()*2**23).relu() # of 2**whole: 0 where that is too small, infinite where it is too large
+    power = x*(-1/math.log(2)) # exp(-x) = 2**power
+    whole = power.round()
+    part = torch.where(whole==power, 0., power-whole)
+    def coef(k): return math.log(2)**k/math.factorial(k)
+    frac = coef(6)
+    for k in 4,2,0:
+        pair = coef(k+1)*part + coef(k)
+        frac = frac*(part*part) + pair
+    bits = (255 - (128-whole).relu()).relu()*2**23 # of 2**whole: 0 where that is too small, infinite where it is too large
     return 1/(1 + frac*bits.to(torch.int32).view(torch.float32))
 
 # %% ../nbs/01_fused.ipynb #d90d19e6
+def _play_back(recording):
+    "An `fx` module that does to tensors what was recorded, in place, and how many free numbers it takes"
+    spec,graph = recording.spec,fx.Graph()
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    def argument(name): return fx.Proxy(graph.placeholder(name), tracer)
+    names = 'p','grad',*(f's_{k}' for k in spec.names)
+    tensors = list(map(argument, names))
+    nums,n_nums = argument('nums'),count()
+    vals,dtypes = dict(enumerate(tensors)),dict(enumerate(spec.dtypes)) # by slot
+
+    def val(noted):
+        if noted is _free: return nums[next(n_nums)]
+        if isinstance(noted, _Constant): return noted.value
+        return vals[noted].float() if dtypes[noted] in _narrow else vals[noted]
+
+    for fn,names,args,slot,rule in recording.calls:
+        sigmoid = torch.sigmoid
+        if _fn_name(fn)=='sigmoid' and spec.device.type=='cpu':
+            if _wide(dtypes[args[0]])==torch.float32: sigmoid = _sigmoid
+        res = _call_purely(fn, names, list(map(val, args)), sigmoid)
+        vals[slot] = res.to(rule.dtype) if rule.rounds else res
+        dtypes[slot] = rule.dtype
+
+    results = [vals[slot] for slot in (0,1,*recording.kept)]
+    changed = [i for i,(o,res) in enumerate(zip(tensors, results)) if res is not o]
+    for i in changed: # one that is handed on is copied, before it is overwritten
+        if any(results[i] is o for o in tensors): results[i] = results[i].clone()
+    for i in changed: tensors[i].copy_(results[i])
+    graph.output(())
+    return fx.GraphModule(torch.nn.Module(), graph),next(n_nums)
+
+# %% ../nbs/01_fused.ipynb #f0000002
+_longest = 1<<30 # elements that one call steps
+
+def _layout(n, device):
+    "Shape and strides in which a program is given `n` elements"
+    if device.type=='cuda' and n%16==0: return (n//16,16),(16,1)
+    return (n,),(1,)
+
+def _to_device(vals, dtype, device):
+    "A tensor of numbers; on a GPU without waiting for it, which elsewhere is not safe"
+    on_gpu = device.type=='cuda'
+    return torch.tensor(vals, dtype=dtype, device='cpu', pin_memory=on_gpu).to(device, non_blocking=on_gpu)
+
 class _Program:
-    "What step functions do to tensors, compiled"
-    def __init__(self, spec, calls, ends):
-        self.spec,self.why,self.changes_grad,n = spec,None,any(slot==1 for *_,slot,_,_ in calls),count()
-        tracer = fx.proxy.GraphAppendingTracer(graph := fx.Graph())
-        *ins,nums = [fx.Proxy(graph.placeholder(k), tracer) for k in ('p','grad',*(f's_{k}' for k in spec.names),'nums')]
-        vals,dtypes = dict(enumerate(ins)),dict(enumerate(spec.dtypes))
-        slot_val = lambda o: vals[o].float() if dtypes[o] in _narrow else vals[o]
-        val = lambda o: nums[next(n)] if o is None else o[0] if isinstance(o, tuple) else slot_val(o)
-        for fn,names,args,slot,dtype,cast in calls:
-            inline = spec.device.type=='cpu' and _name(fn)=='sigmoid' and _wide(dtypes[args[0]])==torch.float32
-            out = _pure(fn, names, list(map(val, args)), _sigmoid if inline else torch.sigmoid)
-            vals[slot],dtypes[slot] = out.to(dtype) if cast else out,dtype
-        outs = [(i,vals[o]) for i,o in zip(ins, (0,1,*ends)) if vals[o] is not i]
-        for i,o in [(i,o.clone() if any(o is j for j in ins) else o) for i,o in outs]: i.copy_(o)
-        graph.output(())
-        self.n,self.module = next(n),fx.GraphModule(torch.nn.Module(), graph)
-        try: self._compile() if outs else setattr(self, 'fn', self.module)
+    "A recording, compiled for tensors of `dim` dimensions and any length, or the reason `why` it cannot be"
+    def __init__(self, recording, dim):
+        self.spec,self.why = recording.spec,None
+        self.changes_grad = any(o.slot==1 for o in recording.calls)
+        self.module,self.n_nums = _play_back(recording)
+        self.fn = self.module
+        if not any(o.op=='call_method' for o in self.module.graph.nodes): return # it does nothing
+        shape = (1<<18,) if dim==1 else (1<<14,16)
+        tensors = [torch.zeros(shape, dtype=d, device=self.spec.device) for d in self.spec.dtypes]
+        try: self.fn = _compile(self.module, tensors, self.nums([0.]*self.n_nums))
         except Exception as e:
-            e = getattr(e, 'inner_exception', e)
-            self.why = f'torch.compile fails with {type(e).__name__}: {next(iter(str(e).strip().splitlines()), "")}'
-    def _compile(self):
-        "Compile for flat tensors of any length: from then on nothing is checked, where torch can do that"
-        ins,nums = [torch.zeros(1<<18, dtype=d, device=self.spec.device) for d in self.spec.dtypes],self.nums([0.]*self.n)
-        for o in ins: torch._dynamo.mark_dynamic(o, 0)
-        torch._dynamo.mark_static(nums)
-        self.fn = torch.compile(self.module.forward, dynamic=True, fullgraph=True)
-        narrow = any(o in _narrow for o in self.spec.dtypes)
-        with torch._inductor.config.patch(compile_threads=1, emulate_precision_casts=narrow):
-            if not hasattr(self.fn, 'aot_compile'): return self.fn(*ins, nums)
-            fn = self.fn.aot_compile(((*ins,nums),{}))
-        fn.disable_guard_check()
-        self.fn = partial(fn, self.module)
-    def nums(self, vals): # on the device without waiting for it
-        device,dtype = self.spec.device,_number_dtype(self.spec.dtypes)
-        return torch.tensor(vals, dtype=dtype, pin_memory=device.type=='cuda').to(device, non_blocking=True)
+            e = _cause(e)
+            first_line = str(e).strip().partition('\n')[0]
+            self.why = f'torch.compile fails with {type(e).__name__}: {first_line}'
+
+    def nums(self, vals): return _to_device(vals, _number_dtype(self.spec.dtypes), self.spec.device)
+
+    def __call__(self, tensors, nums):
+        if tensors[0].numel() <= _longest: return self.fn(*tensors, nums)
+        n_rows = _longest//tensors[0][0].numel()
+        for piece in zip(*(o.split(n_rows) for o in tensors)): self.fn(*piece, nums)
+
+# %% ../nbs/01_fused.ipynb #f0000004
+def _cause(e): return getattr(e, 'inner_exception', e)
+
+def _compile_once(module, tensors, nums):
+    fn = torch.compile(module.forward, dynamic=True, fullgraph=True)
+    try: ahead = fn.aot_compile(((*tensors,nums),{}))
+    except Exception: # a torch that has it not, or not with these settings
+        fn(*tensors, nums)
+        return fn
+    ahead.disable_guard_check()
+    return partial(ahead, module)
+
+def _remove_broken_library(e):
+    "If torch could not load what lies in its cache, remove that"
+    cache = Path(torch._inductor.runtime.cache_dir_utils.cache_dir()).resolve()
+    path = Path(getattr(_cause(e), 'path', None) or '/').resolve()
+    if not path.is_relative_to(cache): raise e
+    path.unlink()
+
+def _compile(module, tensors, nums):
+    "`module.forward` for tensors like these, whatever the length of their first dimension"
+    for o in tensors:
+        torch._dynamo.mark_dynamic(o, 0)
+        if o.dim()==2: torch._dynamo.mark_static(o, 1)
+    torch._dynamo.mark_static(nums)
+    narrow = any(o.dtype in _narrow for o in tensors)
+    with torch._inductor.config.patch(compile_threads=1, emulate_precision_casts=narrow):
+        try: return _compile_once(module, tensors, nums)
+        except Exception as e: _remove_broken_library(e)
+        return _compile_once(module, tensors, nums)
 
 # %% ../nbs/01_fused.ipynb #89385c05
-_sizes = defaultdict(lambda: (1<<20,1<<22), cpu=(1<<16,1<<17)) # numel below which a tensor is gathered, and to how many together
-def _is_dense(p): return torch.empty_like(p, device='meta').stride() == p.stride()
-def _views(flat, ps):
-    strides = [p.stride() if _is_dense(p) else torch.empty(p.shape, device='meta').stride() for p in ps]
-    return [flat.as_strided(p.shape, s, i) for p,s,i in zip(ps, strides, accumulate((p.numel() for p in ps), initial=0))]
+_Sizes = namedtuple('_Sizes', 'small bag') # elements: below `small` a tensor is gathered, to about `bag` together
+_gpu_sizes = _Sizes(1<<18, 1<<22)
+_sizes = defaultdict(lambda: _gpu_sizes, cpu=_Sizes(1<<16, 1<<17))
 
-class _Part:
-    "Tensors that are stepped as one: a large one, or small ones that are copied to `scratch`; their state stays together"
-    def __init__(self, idx, ps, states, names, scratch=None):
-        self.idx,self.states,self.ps,self.n = idx,states,[p.detach() for p in ps],max(2, sum(p.numel() for p in ps))
-        self.stride,self.bags = ps[0].stride(),scratch and [o[:self.n] for o in scratch]
-        self.views,self.flats = scratch and [_views(o, ps) for o in self.bags],[self._together(k) for k in names]
-    def _together(self, k):
-        "The flat tensor of which the `k` of all states are the parts: from now on, if they are not already"
-        olds = [_local(s[k]) for s in self.states]
-        if olds[0].untyped_storage().nbytes() == self.n*olds[0].itemsize:
-            flat = olds[0].as_strided((self.n,), (1,), 0)
-            if all(a.data_ptr()==b.data_ptr() and a.stride()==b.stride() for a,b in zip(olds, _views(flat, self.ps))): return flat
-        flat = olds[0].new_zeros(self.n)
-        for s,old,new in zip(self.states, olds, _views(flat, self.ps)): s[k] = _shard_like(s[k], new.copy_(old))
-        return flat
-    def fits(self, gs): return self.bags is not None or gs[self.idx[0]].stride()==self.stride
-    def __call__(self, program, gs, nums):
+def _strides(o):
+    "The strides of a tensor that say where its elements lie: those of dimensions with one element do not"
+    return [s for n,s in zip(o.shape, o.stride()) if n>1]
+
+def _is_dense(p): return _strides(torch.empty_like(p, device='meta'))==_strides(p)
+
+def _views(flat, ps):
+    "The parts of `flat` that are shaped and laid out like `ps`, one behind the other"
+    res,start = [],flat.storage_offset()
+    for p in ps:
+        like = p if _is_dense(p) else torch.empty(p.shape, device='meta')
+        res.append(flat.as_strided(p.shape, like.stride(), start))
+        start += p.numel()
+    return res
+
+def _lie_alike(a, b): return a.data_ptr()==b.data_ptr() and _strides(a)==_strides(b)
+
+def _keep_together(states, k, ps, n):
+    "A flat tensor of `n` elements of which the `k` of all `states` are the parts: from now on, if they are not already"
+    olds = [_local(s[k]) for s in states]
+    first = olds[0]
+    alone = len(ps)==1 and n==first.numel()
+    if alone or first.untyped_storage().nbytes()==n*first.itemsize:
+        flat = first.as_strided((n,), (1,))
+        if all(map(_lie_alike, olds, _views(flat, ps))): return flat
+    flat = first.new_zeros(n)
+    for s,old,new in zip(states, olds, _views(flat, ps)):
+        s[k] = _shard_like(s[k], new.copy_(old))
+    return flat
+
+# %% ../nbs/01_fused.ipynb #f0000006
+class _Whole:
+    "A tensor that is stepped where it lies"
+    def __init__(self, i, p, state, names):
+        self.idx,self.states,self.p = [i],[state],p
+        self.layout = _layout(p.numel(), p.device)
+        self.p_flat = p.as_strided(*self.layout)
+        flats = [_keep_together([state], k, [p], p.numel()) for k in names]
+        self.state_flats = [o.as_strided(*self.layout) for o in flats]
+
+    def takes(self, gs):
+        g = gs[self.idx[0]]
+        return g.stride()==self.p.stride() or _strides(g)==_strides(self.p)
+
+    def step(self, program, gs, nums):
+        g_flat = gs[self.idx[0]].as_strided(*self.layout)
+        if g_flat.numel(): program([self.p_flat,g_flat,*self.state_flats], nums)
+
+class _Bag:
+    "Small tensors that are stepped as one: copied to `scratch` and back, while their state stays together"
+    def __init__(self, idx, ps, states, names, scratch):
+        self.idx,self.states,self.ps = idx,states,ps
+        n = _bag_numel(ps)
+        self.layout = _layout(n, ps[0].device)
+        self.p_views,self.g_views = [_views(o, ps) for o in scratch]
+        flats = [_keep_together(states, k, ps, n) for k in names]
+        self.flats = [o.as_strided(*self.layout) for o in (*scratch,*flats)]
+
+    def takes(self, gs): return True
+
+    def step(self, program, gs, nums):
         gs = [gs[i] for i in self.idx]
-        if self.bags is None: return program.fn(*(o.as_strided((self.n,), (1,)) for o in (*self.ps,*gs)), *self.flats, nums)
-        torch._foreach_copy_(self.views[0], self.ps)
-        torch._foreach_copy_(self.views[1], gs)
-        program.fn(*self.bags, *self.flats, nums)
-        torch._foreach_copy_(self.ps, self.views[0])
-        if program.changes_grad: torch._foreach_copy_(gs, self.views[1])
+        torch._foreach_copy_(self.p_views, self.ps)
+        torch._foreach_copy_(self.g_views, gs)
+        program(self.flats, nums)
+        torch._foreach_copy_(self.ps, self.p_views)
+        if program.changes_grad: torch._foreach_copy_(gs, self.g_views)
+
+def _bag_numel(ps):
+    "How many elements a bag of these has: on a GPU a multiple of 16, two at least"
+    n = sum(p.numel() for p in ps)
+    if ps[0].device.type!='cuda': return max(2, n)
+    return max(32, (n+15)//16*16)
+
+# %% ../nbs/01_fused.ipynb #f0000007
+def _sort_by_size(ps, sizes):
+    "The numbers of those `ps` that are stepped alone, and of the others in bags: one ends where about `sizes.bag` elements are full"
+    alone = [i for i,p in ps.items() if p.numel() >= sizes.small]
+    small = [i for i,p in ps.items() if p.numel() < sizes.small]
+    total = sum(ps[i].numel() for i in small)
+    room = min(sizes.bag, max(1<<12, total//2)) # two buffers take about as much as all small ones
+    bags,total = defaultdict(list),0
+    for i in small:
+        total += ps[i].numel()
+        bags[(total-1)//room].append(i)
+    return alone,list(bags.values())
+
+def _parts(ps, states, spec, gather):
+    "What is stepped by one call each"
+    sizes = _sizes[spec.device.type] if gather else _Sizes(0, 0)
+    alone,bags = _sort_by_size(ps, sizes)
+    parts = [_Whole(i, ps[i], states[i], spec.names) for i in alone]
+    tensors = [[ps[i] for i in bag] for bag in bags]
+    ns = list(map(_bag_numel, tensors))
+    scratch = [torch.zeros(max(ns, default=0), dtype=d, device=spec.device) for d in spec.dtypes[:2]]
+    for bag,some,n in zip(bags, tensors, ns):
+        mine = [o[:n] for o in scratch]
+        some_states = [states[i] for i in bag]
+        parts.append(_Bag(bag, some, some_states, spec.names, mine))
+    return parts
 
 # %% ../nbs/01_fused.ipynb #a5c1f1cb
+_Kind = namedtuple('_Kind', 'group spec others why') # `others`: what a state holds beside tensors; `why` this cannot be fused
+
+def _same(a, b):
+    "Do two lists hold the same objects?"
+    return len(a)==len(b) and all(map(operator.is_, a, b))
+
 class _Batch:
-    "Parameters of one group that have all numbers in common, or one reason `why` they cannot be fused"
-    def __init__(self, group, spec, others, why, ps, states):
-        self.group,self.idx,self.states,self.why,self.spec = group,list(ps),[states[i] for i in ps],why,spec
-        if why: return
-        small,most = _sizes[spec.device.type]
-        few = [i for i,p in ps.items() if p.numel()<small]
-        ends = list(accumulate(ps[i].numel() for i in few))
-        most = min(most, max(1<<12, sum(ends[-1:])//2)) # two buffers take about as much as all small ones
-        bags = [[i for _,i in o] for _,o in groupby(zip(ends, few), lambda o: (o[0]-1)//most)]
-        n = max([2,*(sum(ps[i].numel() for i in o) for o in bags)])
-        scratch = [torch.zeros(n, dtype=spec.dtypes[0], device=spec.device) for _ in range(2)]
-        part = lambda idx, *args: _Part(idx, [ps[i] for i in idx], [states[i] for i in idx], spec.names, *args)
-        self.parts = [*(part([i]) for i,p in ps.items() if p.numel()>=small),*(part(o, scratch) for o in bags)]
-        self.tensors,self.others = self._tensors(),[k for k in self.states[0] if k not in spec.names]
-    def _tensors(self): return [s[k] for k in self.spec.names for s in self.states]
+    "Parameters of one kind"
+    def __init__(self, kind, ps, states, gather):
+        self.kind,self.why,self.idx = kind,kind.why,list(ps)
+        self.states = [states[i] for i in ps]
+        if self.why: return
+        self.parts = _parts(ps, states, kind.spec, gather)
+        self.dims = {len(o.layout[0]) for o in self.parts}
+        self.tensors = self._tensors()
+        self.others = [k for k in self.states[0] if k not in kind.spec.names]
+
+    def _tensors(self): return [s[k] for k in self.kind.spec.names for s in self.states]
+
     def fits(self):
         "Are the states still what they were, and alike?"
-        if self.why or set(map(len, self.states)) != {len(self.spec.names)+len(self.others)}: return bool(self.why)
-        try: return (all(map(operator.is_, self._tensors(), self.tensors))
-                     and all(len(set(map(operator.itemgetter(k), self.states)))==1 for k in self.others))
+        if self.why: return True
+        n = len(self.kind.spec.names)+len(self.others)
+        if any(len(s)!=n for s in self.states): return False
+        try: return _same(self._tensors(), self.tensors) and all(map(self._agree_on, self.others))
         except (KeyError,TypeError): return False
-    def __call__(self, opt, gs, hyper):
-        "Step; return those that are to be stepped eagerly and why, no reason if only this once"
+
+    def _agree_on(self, k): return len({s[k] for s in self.states})==1
+
+    def step(self, opt, cbs, gs, hyper):
+        "Step; return those that are to be stepped eagerly, and why, without a reason if it is only this once"
         if self.why: return self.idx,self.why
-        try: program,nums,new = opt._find(*_note(opt.cbs, self.spec, self.states[0], hyper))
+        try: programs,nums,new = opt._programs_for(self, cbs, hyper)
         except _Refused as e:
             self.why = str(e)
-            opt._changed += not self.why and bool(self.spec.names)
-            return self.idx,'what its step functions keep in the state changes from step to step' if opt._changed > _most else self.why
-        parts,gone = [o for o in self.parts if o.fits(gs)],[k for k in self.others if k not in new]
-        for o in parts:
-            o(program, gs, nums)
-            for s in o.states:
+            if not self.why and self.kind.spec.names: opt._changed += 1
+            if opt._changed > _most: return self.idx,'what its step functions keep in the state changes from step to step'
+            return self.idx,self.why
+        gone = [k for k in self.others if k not in new]
+        eager = []
+        for part in self.parts:
+            if not part.takes(gs):
+                eager += part.idx
+                continue
+            part.step(programs[len(part.layout[0])], gs, nums)
+            for s in part.states:
                 s.update(new)
                 for k in gone: del s[k]
         self.others = list(new)
-        return [i for o in self.parts if o not in parts for i in o.idx],'its gradient is laid out differently in memory'
+        return eager,'its gradient is laid out differently in memory'
 
-def _spec(p, g, state, shared):
-    "The `_Spec` of a parameter, what else is in its state, and why it cannot be fused"
-    tensors = sorted((k,_local(v)) for k,v in state.items() if isinstance(v, Tensor))
-    odd = [k for k,v in tensors if (v.shape,v.device,v.layout)!=(p.shape,p.device,p.layout)]
-    others,why = frozenset((k,type(v),v) for k,v in state.items() if not isinstance(v, Tensor)),None
-    if _is_sharded(p): why = 'its gradient or its state is not sharded as it is'
-    elif type(p) not in _plain: why = f'it is a {type(p).__name__}'
-    elif not p.is_floating_point() or g.dtype!=p.dtype: why = f'it is {p.dtype} and its gradient {g.dtype}'
-    elif (0 in p.stride() or p.numel() >= _sizes[p.device.type][0]) and not _is_dense(p): why = 'it is large and not contiguous'
-    elif odd: why = f'its `{odd[0]}` is not shaped like it'
-    elif shared: why = 'it shares memory with another'
-    return _Spec(p.device, (p.dtype,p.dtype,*(v.dtype for _,v in tensors)), tuple(k for k,_ in tensors)),others,why
+# %% ../nbs/01_fused.ipynb #f0000009
+_tensor_types = Tensor,torch.nn.Parameter
+
+def _why_not(p, g, tensors):
+    "Why a parameter cannot be fused that has this gradient and these `tensors` in its state, in words"
+    if _is_sharded(p): return 'its gradient or its state is not sharded as it is' # else only its local part gets here
+    if type(p) not in _tensor_types: return f'it is a {type(p).__name__}'
+    if not p.is_floating_point() or g.dtype!=p.dtype: return f'it is {p.dtype} and its gradient {g.dtype}'
+    if g.shape!=p.shape: return 'its gradient is not shaped like it'
+    large = p.numel() >= _sizes[p.device.type].small
+    if (large or 0 in _strides(p)) and not _is_dense(p): return 'it is large and not contiguous'
+    for k,v in tensors.items():
+        alike = v.shape==p.shape and v.device==p.device and v.layout==p.layout
+        if not alike: return f'its `{k}` is not shaped like it'
+
+def _kind(group, p, g, state):
+    "The `_Kind` of a parameter"
+    tensors = {k:_local(state[k]) for k in sorted(state) if isinstance(state[k], Tensor)}
+    others = frozenset((k,type(v),v) for k,v in state.items() if k not in tensors)
+    dtypes = [o.dtype for o in (p,p,*tensors.values())]
+    spec = _Spec(p.device, tuple(dtypes), tuple(tensors))
+    return _Kind(group, spec, others, _why_not(p, g, tensors))
+
+def _span(p):
+    "How many bytes lie between the first element of a tensor and the end of the last one"
+    steps = ((n-1)*s for n,s in zip(p.shape, p.stride()))
+    return p.itemsize*(1+sum(steps))
 
 def _overlapping(ps):
     "Those of `ps`, by number, whose memory is also another's: without them, no two have memory in common"
-    size = lambda p: p.itemsize*(1+sum((n-1)*s for n,s in zip(p.shape, p.stride())))
-    spans = sorted((p.data_ptr(), p.data_ptr()+size(p), i) for i,p in ps.items() if type(p) in _plain and p.numel())
-    return {o for (_,end,i),(start,_,j) in zip(spans, spans[1:]) if start<end for o in (i,j)}
+    spans,found = [],set()
+    for i,p in ps.items():
+        if type(p) in _tensor_types and p.numel(): spans.append((p.data_ptr(), p.data_ptr()+_span(p), i))
+    spans.sort()
+    for (_,end,i),(start,_,j) in zip(spans, spans[1:]):
+        if start<end: found |= {i,j}
+    return found
 
-def _batches(opt, ps, parts, gs):
-    "All parameters with a gradient, by what they have in common"
-    groups,todo = [i for i,pg in enumerate(opt.param_lists) for _ in pg],defaultdict(dict)
-    active = {i:p for i,(p,g) in enumerate(zip(ps, gs)) if g is not None}
-    opt._check_grads([(p,) for p in active.values()])
-    states = {i:opt.state[p] for i,p in active.items()}
-    active = {i:parts[i] if _alike(p, states[i]) else p for i,p in active.items()}
-    shared = _overlapping(active)
-    for i,p in active.items():
-        try: todo[groups[i],*_spec(p, gs[i], states[i], i in shared)][i] = p
-        except TypeError: todo[groups[i],None,None,'its state holds something that cannot be compared'][i] = p
-    return [_Batch(*key, o, states) for key,o in todo.items()]
+# %% ../nbs/01_fused.ipynb #f000000b
+def _look(g): return None if g is None else (g.dtype,g.layout,_lies(g))
+
+class _Plan:
+    "How the parameters with a gradient are stepped, while they, their gradients and their states stay what they are"
+    def __init__(self, opt, cbs, ps, gs, gather):
+        self.gather,self.cbs,self.ps = gather,list(cbs),ps
+        self.looks = list(map(_look, gs))
+        self.active = [i for i,g in enumerate(gs) if g is not None]
+        self.sharded = any(map(_is_sharded, ps))
+        self.states = [opt.state[ps[i]] for i in self.active]
+        todo = [(ps[i],None,s,None) for i,s in zip(self.active, self.states)]
+        opt._check_grads(todo)
+        opt._follow(todo)
+        self.local = [o.detach() for o in self._local(ps)]
+        self.batches = self._batches(opt, gs)
+
+    def _local(self, tensors):
+        tensors = [tensors[i] for i in self.active]
+        return list(map(_local, tensors)) if self.sharded else tensors
+
+    def _batches(self, opt, gs):
+        groups = [i for i,pg in enumerate(opt.param_lists) for _ in pg]
+        states = dict(zip(self.active, self.states))
+        ps,gs = dict(zip(self.active, self.local)),dict(zip(self.active, self._local(gs)))
+        for i,s in states.items():
+            if not _alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
+        shared,kinds = _overlapping(ps),defaultdict(dict)
+        for i,p in ps.items():
+            try:
+                kind = _kind(groups[i], p, gs[i], states[i])
+                if i in shared and not kind.why: kind = kind._replace(why='it shares memory with another')
+                kinds[kind][i] = p
+            except TypeError: kinds[_Kind(groups[i], None, None, 'its state holds something that cannot be compared')][i] = p
+        return [_Batch(kind, some, states, self.gather) for kind,some in kinds.items()]
+
+    def fits(self, opt, cbs, ps, gs):
+        if not (_same(ps, self.ps) and _same(cbs, self.cbs)): return False
+        if list(map(_look, gs)) != self.looks: return False
+        states = [opt.state.get(ps[i]) for i in self.active]
+        if not _same(states, self.states): return False
+        if not all(map(Tensor.is_set_to, self._local(ps), self.local)): return False
+        return all(o.fits() for o in self.batches)
 
 # %% ../nbs/01_fused.ipynb #bce84e55
+_compilers = dict(cpu=('C++','CXX',('g++','clang++','cl')), mps=None) # Metal compiles by itself
+_gpu_compiler = 'C','CC',('gcc','clang','cl')
+
+def _missing(kind):
+    "What `torch.compile` would need for devices of this `kind` and does not find"
+    if kind not in _compilers and not has_triton(): return 'triton'
+    if not (compiler := _compilers.get(kind, _gpu_compiler)): return
+    language,variable,names = compiler
+    candidates = filter(None, (os.environ.get(variable),*names))
+    if not any(map(shutil.which, candidates)): return f"a {language} compiler ({', '.join(names)})"
+
 def _check_compiler(kinds):
     "Say what to install if `torch.compile` will find no compiler for devices of these `kinds`"
-    cpp = kinds <= {'cpu','mps'}
-    names = ('g++','clang++','cl') if cpp else ('gcc','clang','cl')
-    found = any(map(shutil.which, filter(None, (os.environ.get('CXX' if cpp else 'CC'), *names))))
-    missing = 'triton' if not (cpp or has_triton()) else '' if found else f"a {'C++' if cpp else 'C'} compiler ({', '.join(names)})"
-    if missing: raise RuntimeError(f'fused=True compiles the step with torch.compile, which needs {missing} and found none: '
-                                   'install it, or use fused=False, which does the same more slowly')
+    for missing in filter(None, map(_missing, kinds)):
+        raise RuntimeError(f'fused=True compiles the step with torch.compile, which needs {missing} and found none: '
+                           'install it, or use fused=False, which does the same more slowly')
 
-_programs,_most = {},16 # compiled functions, and how many one optimizer may add, or steps with a state that changes
+# %% ../nbs/01_fused.ipynb #f000000c
+_programs = {} # what has been compiled, by recording and number of dimensions
+_most = 16 # programs that one optimizer may add, and steps at which what it keeps in the state may change
 
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over memory"
+    _plan,_active = None,None
     def __init__(self,
         params:Tensor|Iterable, # Model parameters, or a list of parameter groups
         cbs:Callable|MutableSequence, # Step functions, called in order on each parameter
@@ -300,43 +405,59 @@ class FusedOptimizer(ModOptimizer):
     ):
         super().__init__(params, cbs, **defaults)
         _check_compiler({p.device.type for p in chain.from_iterable(self.param_lists)})
-        self._plan,self._kept,self._said,self._compiled,self._changed = None,None,set(),0,0
+        self._recordings,self._said,self._compiled,self._changed = {},set(),0,0
+
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        self._own_grads()
+        cbs,hypers = self.cbs,self.hypers
         ps = list(chain.from_iterable(self.param_lists))
+        gs = [getattr(p, 'grad', None) for p in ps]
         with torch.no_grad():
-            wholes = [getattr(p, 'grad', None) for p in ps]
-            parts,gs = list(map(_local, ps)),list(map(_local, wholes))
-            if not (self._plan and self._keep(ps, parts, wholes)[0]==self._kept[0] and all(o.fits() for o in self._plan)):
-                self._plan = None
-                self._follow(self.all_params(with_grad=True))
-                self._plan = _batches(self, ps, parts, gs)
-                self._kept = self._keep(ps, parts, wholes)
-            for b in self._plan:
-                idx,why = b(self, gs, self.hypers[b.group])
-                for i in idx: self._eagerly(ps[i], self.hypers[b.group], why)
-    def _keep(self, ps, parts, gs):
-        "What has to stay as it is while a plan holds, and the objects that are part of it"
-        objs = [*ps,*self.cbs,self.state,*self.state.values()]
-        lies = lambda g: g.placements if _is_sharded(g) else g.layout
-        return [*map(id, objs),*(g if g is None else (p.data_ptr(),lies(g),g.dtype) for p,g in zip(parts, gs))],objs
-    def _find(self, key, nums, new):
-        "The program for `key`, which all optimizers share: compile it if this one has not had too many"
-        if key not in _programs:
+            plan = self._plan_for(cbs, ps, gs)
+            local = list(map(_local, gs)) if plan.sharded else gs
+            for b in plan.batches:
+                eager,why = b.step(self, cbs, local, hypers[b.kind.group])
+                for i in eager: self._step_eagerly(cbs, ps[i], hypers[b.kind.group], why)
+
+    def _plan_for(self, cbs, ps, gs):
+        "The plan of the last step, if it fits, or a new one"
+        active = [g is not None for g in gs]
+        settled = active==self._active
+        self._active,last,self._plan = active,self._plan,None
+        fits = last and last.gather>=settled and last.fits(self, cbs, ps, gs)
+        self._plan = last if fits else _Plan(self, cbs, ps, gs, settled)
+        return self._plan
+
+    def _programs_for(self, batch, cbs, hyper):
+        "What step functions do to a batch: a program for each number of dimensions, its numbers, and the rest of the state after it"
+        key = batch.kind.group,batch.kind.spec
+        last = self._recordings.get(key)
+        recording,nums,new = _note(cbs, batch.kind.spec, batch.states[0], hyper, last)
+        self._recordings[key] = recording
+        programs = {dim: self._program(recording, dim) for dim in batch.dims}
+        return programs,next(iter(programs.values())).nums(nums),new
+
+    def _program(self, recording, dim):
+        "A program, which all optimizers share: compile it if this one has not had too many"
+        if (recording,dim) not in _programs:
             if self._compiled==_most: raise _Refused(f'a number that changes is part of what is compiled: so far {_most} times')
             self._compiled += 1
-            _programs[key] = _Program(*key)
-        if _programs[key].why: raise _Refused(_programs[key].why)
-        return _programs[key],_programs[key].nums(nums),new
-    def _eagerly(self, p, hyper, why):
+            _programs[recording,dim] = _Program(recording, dim)
+        program = _programs[recording,dim]
+        if program.why: raise _Refused(program.why)
+        return program
+
+    def _step_eagerly(self, cbs, p, hyper, why):
         if why and why not in self._said: warnings.warn(f'fused=True: a parameter is stepped eagerly, because {why}', stacklevel=4)
         self._said.add(why)
-        _step(self.cbs, p, self.state[p], hyper)
-    def state_dict(self):
-        return {**(sd := super().state_dict()), 'state':[_own(o) for o in sd['state']]}
-    def __getstate__(self):
-        return {**self.__dict__, 'state':defaultdict(dict, {p:_own(o) for p,o in self.state.items()}), '_plan':None, '_kept':None}
+        _step(cbs, p, self.state[p], hyper)
 
-def _own(state):
+    def __getstate__(self):
+        state = defaultdict(dict, {p:_alone(o) for p,o in self.state.items()})
+        return {**self.__dict__, 'state':state, '_plan':None, '_recordings':{}}
+
+def _alone(state):
     "`state` with copies of the tensors that are parts of a larger one"
-    return {k:v.clone() if isinstance(v, Tensor) and (o:=_local(v)).untyped_storage().nbytes() > o.nbytes else v for k,v in state.items()}
+    def is_part(v): return isinstance(v, Tensor) and _local(v).untyped_storage().nbytes() > _local(v).nbytes
+    return {k: v.clone() if is_part(v) else v for k,v in state.items()}

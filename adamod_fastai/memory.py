@@ -5,7 +5,7 @@
 # %% ../nbs/02_memory.ipynb #79898647
 from __future__ import annotations
 
-import math, warnings
+import math
 from functools import wraps
 
 from fastcore.basics import patch_to
@@ -13,10 +13,10 @@ from fastcore.foundation import L
 from fastai.basics import Callback, Learner
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _base, _give_back, _lend
+from .core import _base, _given
 
 # %% auto #0
-__all__ = ['len2beta3', 'n_steps', 'MemoryLength']
+__all__ = ['len2beta3', 'n_batches', 'MemoryLength']
 
 # %% ../nbs/02_memory.ipynb #69401f8c
 def len2beta3(
@@ -36,37 +36,18 @@ def _memory_hypers(beta3, len_memory, follow_lr, default=0.999):
     return dict(beta3=default if beta3 is None else beta3, fit_memory=beta3 is None, **({'follow_lr': True} if follow_lr else {}))
 
 # %% ../nbs/02_memory.ipynb #a2c8fd8d
-def _batch_sizes(dl):
-    "Items in each batch of an epoch of `dl`, `None` if it does not say how long it is"
-    try: n = len(dl)
-    except TypeError: return None
-    bs = getattr(dl, 'bs', None) or getattr(dl, 'batch_size', None) or 1  # fastai's, and PyTorch's
-    res = [bs]*n
-    items = getattr(dl, 'n', None)
-    if items is None and hasattr(getattr(dl, 'dataset', None), '__len__'): items = len(dl.dataset)
-    if res and items and (n-1)*bs < items < n*bs: res[-1] = items-(n-1)*bs
-    return res
-
-def n_steps(
-    learn:Learner, # A `Learner` that is fitting
+def n_batches(
+    learn:Learner, # A `Learner` that is training
     n_epoch:int=None # Number of epochs to count, those of the fit if `None`
 ) -> int:
-    "Number of optimizer steps in a fit: batches, or groups of them under `GradientAccumulation`; `None` if the loader has no length"
-    sizes = _batch_sizes(learn.dls.train)
-    if sizes is None: return None
-    if hasattr(learn, 'short_epoch'):
-        sizes = sizes[:next((i+1 for i in range(len(sizes)) if i/len(sizes) >= learn.short_epoch.pct), len(sizes))]
-    sizes *= learn.n_epoch if n_epoch is None else n_epoch
-    if hasattr(learn, 'lr_finder'): sizes = sizes[:learn.lr_finder.num_it]
-    if not hasattr(learn, 'gradient_accumulation'): return len(sizes)
-    steps,count = 0,0
-    for o in sizes:
-        count += o
-        if count >= learn.gradient_accumulation.n_acc: steps,count = steps+1,0
-    return steps
+    "Number of training batches in a fit, also if `lr_find` or `ShortEpochCallback` ends it early"
+    n = learn.n_iter
+    if hasattr(learn, 'short_epoch'): n = next((i+1 for i in range(n) if i/n >= learn.short_epoch.pct), n)
+    n *= learn.n_epoch if n_epoch is None else n_epoch
+    return min(n, learn.lr_finder.num_it) if hasattr(learn, 'lr_finder') else n
 
 # %% ../nbs/02_memory.ipynb #3eca1249
-_pct = 0.15 # of a fit: the memory that suits most, see `MemoryLength`
+_pct,_least = 0.15,2 # of a fit: the memory that suits most, and the fewest steps of one, see `MemoryLength`
 
 def _has_memory(opt): return all('beta3' in h for h in getattr(opt, 'hypers', [{}]))
 
@@ -74,55 +55,80 @@ def _wrong_opt(cb, want):
     f = getattr(cb.opt_func, 'func', cb.opt_func)
     return ValueError(f'{type(cb).__name__} needs an optimizer {want}, the opt_func here is {getattr(f, "__name__", type(f).__name__)}')
 
+def _is_new_fit(cb):
+    "Is this the first epoch of a fit that trains? `validate` in the middle of one fires `before_fit`, too"
+    last,cb._last_epoch = getattr(cb, '_last_epoch', None),cb.epoch
+    return last is None or cb.epoch <= last
+
+def _scaler_skipped(learn): return bool(getattr(getattr(learn, 'mixed_precision', None), 'skipped', False))
+
 # %% ../nbs/02_memory.ipynb #2d18d039
 class MemoryLength(Callback):
     "Give the optimizer, for each fit, a memory in proportion to that fit's length"
+    order = ParamScheduler.order
     def __init__(self,
-        pct:float=None, # Batches to remember as a fraction of the fit's optimizer steps, above 0; 0.15 if `epochs` is not given either
-        epochs:float=None # Batches to remember in epochs, above 0: instead of `pct`
+        pct:float=None, # Fraction of the fit's optimizer steps to remember, above 0, but 2 steps at least; 0.15 if `epochs` is not given
+        epochs:float=None # Steps to remember in epochs, above 0: instead of `pct`
     ):
         if pct is not None and epochs is not None:
             raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}, give one or the other')
         self.pct,self.epochs = _pct if pct is None and epochs is None else pct,epochs
         for k,v in dict(pct=self.pct, epochs=epochs).items():
             if v is not None and not 0 < v < math.inf: raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
-        self._start = False
-
-    def before_fit(self):
-        "Wait for the first batch: `get_preds` and `validate` have none"
-        self._start = True
+        self.default,self.len_memory,self._scheduled,self._batches,self._steps = False,None,False,0,0
 
     def before_train(self):
-        "Lend the memory of this fit"
-        if not _has_memory(self.opt): raise _wrong_opt(self, 'with a memory (AdaMod, DiffMod, DeepMemory)')
-        if not self._start: return
-        self._start = False
-        if any('beta3' in o.scheds for o in self.learn._grab_cbs(ParamScheduler)): return  # the schedule wins
-        n = n_steps(self.learn, None if self.epochs is None else 1)
-        if n is None:
-            self.len_memory = None
-            warnings.warn('The training data has no length, so that the memory cannot fit the run: '
-                          'it is that of beta3. Pass len_memory, in batches, for another.', stacklevel=2)
-            return
-        self.len_memory = max(1, n*(self.pct or self.epochs))
-        opt = _base(self.opt)
-        _lend(opt, beta3=len2beta3(self.len_memory))
-        if all(h.get('fit_memory') and 'follow_lr' in h for h in opt.hypers): _lend(opt, follow_lr=True)
+        "Raise an error if the optimizer has no memory; count anew in each fit; let a schedule of `beta3` win"
+        if not self.default and not _has_memory(self.opt): raise _wrong_opt(self, 'with a memory (AdaMod, DiffMod, DeepMemory)')
+        if _is_new_fit(self): self._batches = self._steps = 0
+        self._scheduled = any('beta3' in o.scheds for o in self.learn._grab_cbs(ParamScheduler))
+
+    def before_batch(self):
+        "Count the batches"
+        self._batches += self.training
+
+    def after_cancel_step(self):
+        "Count a step that only the scaler of `MixedPrecision` has skipped"
+        self._steps += _scaler_skipped(self.learn)
+
+    def for_step(self):
+        "What the step that is about to be taken is given: `beta3`, and `follow_lr` if the memory is to fit"
+        self._steps += 1
+        hypers = _base(self.opt).hypers
+        fit_memory = all(h.get('fit_memory') for h in hypers)
+        if self._scheduled or not self._batches or not _has_memory(self.opt) or self.default and not fit_memory: return {}
+        n = n_batches(self.learn, None if self.epochs is None else 1)*self._steps/max(self._batches, self._steps)
+        self.len_memory = max(_least, n*(self.pct or self.epochs))
+        given = {'beta3': len2beta3(self.len_memory)}
+        return {**given, 'follow_lr': True} if fit_memory and all('follow_lr' in h for h in hypers) else given
 
 # %% ../nbs/02_memory.ipynb #9c40220d
+def _is_memory_length(o): return isinstance(o, MemoryLength) or isinstance(o, type) and issubclass(o, MemoryLength)
+
 def _fit_cbs(learn, cbs):
     "`cbs`, with a `MemoryLength` if the optimizer wants its memory to fit and nobody has given it one"
-    has = any(isinstance(o, MemoryLength) or o is MemoryLength for o in learn.cbs+cbs)
     wants = all(h.get('fit_memory') for h in getattr(_base(learn.opt), 'hypers', [{}]))
-    return cbs if has or not wants else cbs+[MemoryLength()]
+    if not wants or any(map(_is_memory_length, learn.cbs+cbs)): return cbs
+    default = MemoryLength()
+    default.default = True
+    return cbs+[default]
 
-_learner_fit = Learner.fit
+_learner_fit,_learner_step = (getattr(o, 'fastais_own', o) for o in (Learner.fit,Learner._step))  # not ours, if this is imported again
 
 @patch_to(Learner)
 @wraps(_learner_fit)
 def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, *args, **kwargs):
     if reset_opt or not self.opt: self.create_opt()
-    try: return _learner_fit(self, n_epoch, lr, wd, _fit_cbs(self, L(cbs)), False, *args, **kwargs)
-    finally:
-        _give_back(_base(self.opt))
-        if mets := [o for o in self.metrics if hasattr(o, 'of_a_fit')]: self.metrics = [o for o in self.metrics if o not in mets]
+    return _learner_fit(self, n_epoch, lr, wd, _fit_cbs(self, L(cbs)), False, *args, **kwargs)
+
+@patch_to(Learner)
+@wraps(_learner_step)
+def _step(self):
+    opt,given = _base(self.opt),{}
+    for cb in self.cbs.sorted('order'):
+        if hasattr(cb, 'for_step'): given.update(cb.for_step())
+    vars(opt).pop('used', None)
+    if not given: return _learner_step(self)
+    with _given(opt, **given): _learner_step(self)
+
+Learner.fit.fastais_own,Learner._step.fastais_own = _learner_fit,_learner_step

@@ -31,8 +31,9 @@ def average_grads(p, mom, sqr_mom, grad_avg=None, sqr_avg=None, **kwargs):
 average_grads.defaults = dict(mom=0.9, sqr_mom=0.99)
 
 # %% ../nbs/03_optimizer.ipynb #a1d14eb1
-def adaptive_rate(p, lr, mom, sqr_mom, step, sqr_avg, eps, paper=True, **kwargs):
-    "Adam's learning rate for each element of `p`"
+def adaptive_rate(p, lr, mom, sqr_mom, step, sqr_avg, eps, paper=True, follow_lr=False, last_lr=None, **kwargs):
+    "Adam's learning rate for each element of `p`; at an `lr` of 0, what a memory that is to `follow_lr` remembers"
+    if follow_lr: lr = lr or last_lr or 1.
     root = debias(sqr_mom, 1-sqr_mom, step)**0.5
     lr,eps = (lr*root,eps*root) if paper else (lr*root/debias(mom, 1-mom, step),eps)
     return {'rate': sqr_avg.sqrt().add_(eps).reciprocal_().mul_(lr)}
@@ -54,11 +55,13 @@ def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
     return {'lr_avg': lr_avg.lerp_(rate, (p.grad.data != 0).to(rate.dtype)*(1-beta3))}
 
 # %% ../nbs/03_optimizer.ipynb #f703ccf6
-def rescale_lr_avg(p, lr, lr_avg=None, last_lr=None, follow_lr=False, **kwargs):
-    "If the memory is to `follow_lr`, bring `lr_avg` of `p` from the last learning rate that was not zero to `lr`"
-    if not follow_lr: return {'last_lr': None}
-    if lr_avg is not None and last_lr and lr: lr_avg.mul_(lr/last_lr)
-    return {'last_lr': lr or last_lr}
+def rescale_lr_avg(p, lr, beta3, lr_avg=None, last_lr=None, follow_lr=False, **kwargs):
+    "Note the learning rate `last_lr` that `lr_avg` of `p` is of, and bring both to `lr` if the memory is to `follow_lr`"
+    if follow_lr:
+        new = lr or last_lr or 1.
+        if lr_avg is not None and last_lr: lr_avg.mul_(new/last_lr)
+    else: new = last_lr + (1-beta3)*(lr-last_lr) if last_lr else lr
+    return {'last_lr': new or None}
 
 rescale_lr_avg.defaults = dict(follow_lr=False)
 
@@ -86,10 +89,11 @@ def friction(p, version=0, prev_grad=None, **kwargs):
 friction.defaults = dict(version=0)
 
 # %% ../nbs/03_optimizer.ipynb #9e9bc0e5
-def rate_step(p, rate, grad_avg, mom, step, friction=None, paper=True, **kwargs):
-    "Step of `p` by `rate` times the debiased momentum, slowed by `friction`"
+def rate_step(p, rate, grad_avg, mom, step, friction=None, paper=True, lr=None, **kwargs):
+    "Step of `p` by `rate` times the debiased momentum, slowed by `friction`; no step at an `lr` of 0"
     if friction is not None: rate.mul_(friction)
-    p.data.addcmul_(rate, grad_avg, value=-1/debias(mom, 1-mom, step) if paper else -1)
+    debiased = 1/debias(mom, 1-mom, step) if paper else 1.
+    p.data.addcmul_(rate, grad_avg, value=0. if lr==0 else -debiased)
     return {'rate': None, 'friction': None}
 
 # %% ../nbs/03_optimizer.ipynb #bfcb28fc
@@ -102,9 +106,11 @@ def _memory(skip_zeros, follow_lr):
     return [rescale_lr_avg]*(follow_lr is not False) + [average_seen_lr if skip_zeros else average_lr]
 
 # %% ../nbs/03_optimizer.ipynb #451c3895
-def _optimizer(fused):
-    "The class that runs the step functions"
-    return FusedOptimizer if fused else ModOptimizer
+def _optimizer(rule, fused, params, cbs, **hypers):
+    "The optimizer that runs the step functions `cbs`, which are those of `rule`"
+    opt = (FusedOptimizer if fused else ModOptimizer)(params, cbs, **hypers)
+    opt.rule = rule
+    return opt
 
 # %% ../nbs/03_optimizer.ipynb #c36d77b3
 def AdaMod(
@@ -124,7 +130,7 @@ def AdaMod(
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
+    return _optimizer('AdaMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
                              **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #e67203a2
@@ -141,7 +147,7 @@ def DiffGrad(
 ) -> Optimizer:
     "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
     cbs = _averages(decouple_wd) + [friction, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
+    return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
 
 # %% ../nbs/03_optimizer.ipynb #54533b7d
 def DiffMod(
@@ -162,7 +168,7 @@ def DiffMod(
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+    return _optimizer('DiffMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
                              **_memory_hypers(beta3, len_memory, follow_lr))
 
 # %% ../nbs/03_optimizer.ipynb #5d5eb0a2
@@ -184,5 +190,5 @@ def DeepMemory(
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
-    return _optimizer(fused)(params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+    return _optimizer('DeepMemory', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
                              **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))

@@ -5,12 +5,15 @@
 # %% ../nbs/06_runs.ipynb #e798ac9c
 from __future__ import annotations
 
-import math, multiprocessing, pickle, signal, sys, time, traceback, warnings
-from collections import deque
+import math, multiprocessing, os, pickle, signal, sys, threading, time, traceback, warnings
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
+import pandas as pd
 import torch
 
 with warnings.catch_warnings():
@@ -60,6 +63,12 @@ def _count(arg, v):
     if n < 1: raise ValueError(f'Invalid {arg}: {v!r}, it must be a whole number, at least 1')
     return n
 
+def _jobs(v):
+    n = _count('jobs', v)
+    if n > 1 and multiprocessing.current_process().daemon:
+        raise ValueError(f'Invalid jobs: {v!r}, a process of a multiprocessing.Pool may not start others: it must be 1 there')
+    return n
+
 def _numbers(arg, v, ok, want, **names):
     "The different numbers in `v`: one, several, or text with commas, in which `names` stand for numbers"
     if isinstance(v, str): v = [o.strip() for o in v.split(',')]
@@ -76,17 +85,20 @@ def _numbers(arg, v, ok, want, **names):
     return res
 
 def _rates(v): return _numbers('lrs', v, lambda o: 0 < o < math.inf, 'a number above 0')
+
 def _memories(v):
-    return _numbers('memory', v, lambda o: 0 < o < math.inf, "a fraction of the run, above 0, or 'own'", own=0) if v is not None else [0.]
+    want = "a fraction of the run, above 0, or 'own'"
+    return [0.] if v is None else _numbers('memory', v, lambda o: 0 < o < math.inf, want, own=0)
+
 def _warmups(v, schedule):
     res = _numbers('warmup', v, lambda o: 0 <= o < 1, 'a fraction of the run, in [0,1)')
     if any(res) and schedule != 'flat': raise ValueError(f"Invalid warmup: {v!r}, it goes with the schedule 'flat', not {schedule!r}")
     return res
 
 def _opts(v):
+    if isinstance(v, str): v = [o.strip() for o in v.split(',')]
     if isinstance(v, dict): res = v
     else:
-        if isinstance(v, str): v = [o.strip() for o in v.split(',')]
         res = {}
         for o in L(v):
             name,f = (o,known_opts[_one_of('opts', o, known_opts)]) if isinstance(o, str) else (_name(o),o)
@@ -97,15 +109,15 @@ def _opts(v):
     return res
 
 # %% ../nbs/06_runs.ipynb #c30fec70
-_settings = ['opt', 'lr', 'seed', 'task', 'opt_func', 'hypers', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs', 'code']
-_columns = {*_settings, 'run', 'batches', 'diverged', 'seconds', 'loss_rise', 'losses'}
+_settings = ['task', 'opt', 'lr', 'seed', 'schedule', 'n_epoch', 'memory', 'warmup', 'cbs', 'opt_func', 'hypers', 'file', 'code']
+_columns = {*_settings, 'metrics', 'batches', 'diverged', 'seconds', 'loss_rise', 'losses'}
 
 class _Watch(TerminateOnNaNCallback):
     "Keep the training losses, and end the fit when it diverges"
     def before_fit(self): self.raw_losses,self.diverged,self.wrong = [],False,''
 
     def before_epoch(self):
-        names = [o for o in self.recorder.metric_names[1:] if o != 'time']
+        names = _metric_names(self.recorder)
         for o in names:
             if o in _columns: self.wrong = f'Invalid get_learner: a metric is called {o!r}, as is a column of the results'
             elif names.count(o) > 1: self.wrong = f'Invalid get_learner: two metrics are called {o!r}'
@@ -117,33 +129,43 @@ class _Watch(TerminateOnNaNCallback):
         self.diverged = not math.isfinite(loss)
         super().after_batch()
 
+def _metric_names(recorder): return [o for o in recorder.metric_names[1:] if o != 'time']
+
 # %% ../nbs/06_runs.ipynb #507116a0
-_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos)
+_schedules = dict(one_cycle=Learner.fit_one_cycle, flat=Learner.fit, flat_cos=Learner.fit_flat_cos, fine_tune=Learner.fine_tune)
 
 def _warmup_cbs(lr, warmup):
     return [ParamScheduler({'lr': combine_scheds([warmup,1-warmup], [SchedLin(0, lr),SchedNo(lr, lr)])})] if warmup else []
 
 # %% ../nbs/06_runs.ipynb #16810559
-def _smooth(losses, beta=0.9):
+def _smooth(losses):
     "Average over about ten batches, as fastai smoothes the loss"
-    res,avg = [],0.
-    for i,o in enumerate(losses):
-        avg = beta*avg + (1-beta)*o
-        res.append(avg/(1-beta**(i+1)))
-    return res
+    losses = pd.Series(losses, dtype=float)
+    return losses.ewm(alpha=0.1).mean().where(np.isfinite(losses))
 
-def _rise(losses):
-    with np.errstate(invalid='ignore'): return float(np.diff(_smooth(losses)).clip(0).sum())
+def _rise(losses): return float(np.diff(_smooth(losses)).clip(0).sum())
+
+# %% ../nbs/06_runs.ipynb #98f01ff1
+_one_run = threading.RLock()
+
+@contextmanager
+def _alone(seed, one_thread):
+    "No other run of this process goes on meanwhile; the random state and the number of threads are put back"
+    with _one_run, no_random(seed):
+        n = torch.get_num_threads()
+        if one_thread: torch.set_num_threads(1)
+        try: yield
+        finally: torch.set_num_threads(n)
 
 # %% ../nbs/06_runs.ipynb #b5604aab
 _trained = WeakValueDictionary()
 
-class _Asked(partial):
+class _Asked:
     "`func`, which remembers whether it was called"
-    called = False
+    def __init__(self, func): self.func,self.called = func,False
     def __call__(self, *args, **kwargs):
         self.called = True
-        return super().__call__(*args, **kwargs)
+        return self.func(*args, **kwargs)
 
 def _learner(get_learner, opt_func):
     "A new `Learner` with its optimizer"
@@ -166,9 +188,17 @@ def _memory_cbs(learn, memory):
     clipped.learn = learn
     return [clipped]*clipped.clips + ([MemoryLength(memory)] if memory else [])
 
-def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0., warmup=0.):
+def _metrics(learn, watch, clipped):
+    "The metrics at the end of a run, and the fraction of rates that were clipped in all of it"
+    names,values = _metric_names(learn.recorder),learn.recorder.values
+    res = dict.fromkeys(names, math.nan) if watch.diverged or not values else dict(zip(names, map(float, values[-1])))
+    for o in clipped:
+        if isinstance(o, ClippedFraction): res['clipped'] = float(np.mean(o.fractions or [math.nan]))
+    return res
+
+def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, memory=0., warmup=0., cbs=None, one_thread=False):
     "Train once: a dict of results, with the training losses"
-    with no_random(seed):
+    with _alone(seed, one_thread):
         learn,watch = _learner(get_learner, opt_func),_Watch()
         for dl in learn.dls.loaders:
             if hasattr(dl, 'rng'): dl.rng.seed(seed)
@@ -180,68 +210,89 @@ def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, cbs=None, memory=0.
             _schedules[schedule](learn, n_epoch, lr, cbs=cbs)
             seconds = time.perf_counter()-start
     if watch.wrong: raise ValueError(watch.wrong)
-    rec = learn.recorder
-    names = [o for o in rec.metric_names[1:] if o != 'time']
-    values = rec.values[-1] if rec.values and not watch.diverged else [math.nan]*len(names)
-    res = dict(zip(names, map(float, values)))
-    for o in clipped:
-        if isinstance(o, ClippedFraction): res['clipped'] = float(np.mean(o.fractions or [math.nan]))
-    return {**res, 'seconds': round(seconds, 3), 'diverged': watch.diverged, 'loss_rise': _rise(watch.raw_losses),
-            'batches': len(watch.raw_losses), 'losses': watch.raw_losses}
+    losses = watch.raw_losses
+    return dict(metrics=_metrics(learn, watch, clipped), seconds=round(seconds, 3), diverged=watch.diverged,
+                loss_rise=_rise(losses), batches=len(losses), losses=losses)
+
+# %% ../nbs/06_runs.ipynb #94981096
+def _outcome(run, job):
+    "What comes of `job`: its result, or its error and where that was raised, which not every engine hands back"
+    try: return run(job),None,''
+    except BaseException as e:
+        where = traceback.format_exc()
+        try: pickle.loads(pickle.dumps(e))
+        except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
+        return None,e,where
+
+# %% ../nbs/06_runs.ipynb #eef55b70
+def _as_done(run, futures):
+    "Yield each job of `futures`, pairs of a future and its job, with its result as it is done"
+    while futures:
+        asked = [(f.done(),f,o) for f,o in futures]
+        futures = [(f,o) for done,f,o in asked if not done]
+        errors = []
+        for _,f,job in (o for o in asked if o[0]):
+            try:
+                res,error,where = f.result()
+                if error: error.__cause__ = RuntimeError(f'in another process:\n\n{where}')
+            except Exception as e:
+                error = ChildProcessError(f'The run {run.name(job)} was lost: {type(e).__name__}: {e}')
+                error.__cause__ = e
+            if error: errors.append(error)
+            else: yield job,res
+        if errors: raise errors[0]
+        if futures: time.sleep(0.02)
+
+def _elsewhere(run, todo, executor):
+    "Yield each of `todo` with its result as it is done by `executor`"
+    futures = []
+    try:
+        for o in todo: futures.append((executor.submit(_outcome, run, o),o))
+        yield from _as_done(run, futures)
+    finally:
+        for f,_ in futures: f.cancel()
 
 # %% ../nbs/06_runs.ipynb #6a492f7d
 def _can_fork(): return sys.platform == 'linux' and not torch.accelerator.is_available()
 
-def _work(conn, run, *inherited):
-    "Do what `conn` sends until it ends; Ctrl-C is for the process that sends"
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for o in inherited: o.close()
-    torch.set_num_threads(1)
-    sys.stdout = sys.stderr
-    while True:
-        try: o = conn.recv()
-        except EOFError: return
-        try: res = None,run(o)
-        except BaseException as e:
-            try: pickle.loads(pickle.dumps(e))
-            except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
-            res = (e,traceback.format_exc()),None
-        try: conn.send(res)
-        except OSError: return # nobody is there
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
-def _side_by_side(run, todo, jobs, *close):
-    "Yield each of `todo` with its result as it is done, by `jobs` processes in which the files `close` are closed"
-    fork,todo,busy = _can_fork(),deque(todo),{}
-    ctx = multiprocessing.get_context('fork' if fork else 'spawn')
-    def send(conn):
-        o = todo.popleft() if todo else None
-        busy[conn] = busy[conn][0],o
-        try: o and conn.send(o)
-        except OSError: pass # it is dead, which is seen when it does not answer
+def _begin(run, doing):
+    "Make a new process one that does runs"
+    global _mine,_one_run
+    for o,handler in {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}.items(): signal.signal(o, handler)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.stdout = sys.stderr
+    _mine,_one_run = (run,doing),threading.RLock() # a thread that is not here may have held the old lock
+
+def _do(i, job):
+    "Do `job`, the `i`-th, in a process that has begun"
+    run,doing = _mine
+    doing[i] = os.getpid()
+    try: return _outcome(run, job)
+    finally: doing[i] = 0
+
+def _side_by_side(run, todo, n):
+    "Yield each of `todo` with its result as it is done by one of `n` processes"
+    ctx = multiprocessing.get_context('fork' if _can_fork() else 'spawn')
+    doing = ctx.RawArray('l', len(todo)) # which process is at which run
+    pool = ProcessPoolExecutor(n, ctx, _begin, (run,doing))
+    processes = pool._processes # those that `kill_workers` of Python 3.14 ends
     try:
-        for _ in range(min(jobs, len(todo))):
-            ours,theirs = ctx.Pipe()
-            p = ctx.Process(target=_work, args=(theirs, run, *((ours, *close) if fork else ())))
-            with warnings.catch_warnings():
-                warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
-                try: p.start()
-                except (AttributeError,TypeError,pickle.PicklingError) as e:
-                    raise ValueError(f'Invalid jobs: {jobs}, here the functions must be importable: {e}') from e
-            theirs.close()
-            busy[ours] = p,None
-            send(ours)
-        while any(o for _,o in busy.values()):
-            for conn in multiprocessing.connection.wait([k for k,(_,o) in busy.items() if o]):
-                p,o = busy[conn]
-                try: failed,res = conn.recv()
-                except (EOFError,OSError):
-                    p.join()
-                    raise ChildProcessError(f'The process of the run {run.name(o)} died (exit code {p.exitcode})') from None
-                if failed: raise failed[0] from RuntimeError(f'in a process of its own:\n\n{failed[1]}')
-                send(conn)
-                yield o,res
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
+            futures = [(pool.submit(_do, i, o),o) for i,o in enumerate(todo)]
+        yield from _as_done(run, futures)
+    except ChildProcessError as e:
+        if not isinstance(e.__cause__, BrokenProcessPool): raise
+        pool.shutdown()
+        codes = {p.pid: p.exitcode for p in processes.values()}
+        died = [(run.name(o),codes.get(pid)) for pid,o in zip(doing, todo) if pid]
+        died = [o for o in died if o[1] != -signal.SIGTERM] or died # which is how the pool ends the others
+        names = ', '.join(f'{name} (exit code {code})' for name,code in died)
+        raise ChildProcessError(f'A process died in the run {names}' if names else f'A process died: {e.__cause__}') from e
     finally:
-        for conn,(p,_) in busy.items():
-            p.kill()
-            p.join()
-            conn.close()
+        for p in list(processes.values()): p.kill()
+        pool.shutdown()

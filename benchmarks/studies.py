@@ -2,7 +2,7 @@
 
 The studies are those below, all of them without a name: some eight hours on one core, `JOBS=4` shares them among four. What is in
 nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
-packages carry, see tasks.py, and `program` and those of translation what translation_data.py makes.
+packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
 """
 import os, sys, warnings
 from functools import partial
@@ -11,19 +11,18 @@ from pathlib import Path
 warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fastai's, at import
 
 import pandas as pd
-from fastai.optimizer import Adam, Lookahead, RAdam, SGD, ranger
+from fastai.optimizer import Adam, RAdam, SGD, ranger
 from adamod_fastai.all import AdaMod, DiffMod, compare
 from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
+from held_back import held_back
+from looking import looking
 from tasks import long_learner, new_tasks
 from translation import inverse_sqrt, translation_learner
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
-def lookahead_adamod(params, lr, **kwargs): return Lookahead(AdaMod(params, lr, **kwargs))
-def lookahead_adam(params, lr, **kwargs): return Lookahead(Adam(params, lr, **kwargs))
-looking = {'Lookahead(AdaMod)': lookahead_adamod, 'Lookahead(Adam)': lookahead_adam}
-all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
+all_tasks = {**new_tasks, **held_back, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
              'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
              'text': (text_learner, 5)}
 seeds = 5
@@ -106,7 +105,7 @@ def facts():
     for name,(get_learner,n_epoch) in all_tasks.items():
         learn = get_learner(Adam)
         train,valid = [o.dataset.tensors[-1].flatten() for o in learn.dls.loaders]
-        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in new_tasks else 'made' if name=='transformer' else 'yes',
+        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in (*new_tasks,*held_back) else 'made' if name=='transformer' else 'yes',
             train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
             weights=sum(p.numel() for p in learn.model.parameters()),
             nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))

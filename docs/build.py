@@ -97,15 +97,14 @@ def strip_directives(source): return re.sub(r'(?m)^#\|.*\n?', '', source).strip(
 
 
 def source_cell(source):
-    "An exported cell: the source of API entries, folded if it is long"
+    "An exported cell: the source of API entries, folded"
     source = strip_directives(source)
     if all(isinstance(o, (ast.Import,ast.ImportFrom)) for o in ast.parse(source).body): return []
     defined = list(definitions(source))
     ids = ''.join(f'<a id="source-{o}"></a>' for o in defined)
     top = ', '.join(o for o in defined if o.rpartition('.')[0] not in defined)
-    open = ' open' if len(source.splitlines()) <= 12 else ''
     summary = f'<summary>Source{" of " if top else ""}{top}</summary>'
-    return [mk_cell(f'<details class="source"{open}>{summary}{ids}\n\n````python\n{source}\n````\n\n</details>', 'markdown')]
+    return [mk_cell(f'<details class="source">{summary}{ids}\n\n````python\n{source}\n````\n\n</details>', 'markdown')]
 
 
 def drawn_by(source):
@@ -144,11 +143,20 @@ def example_cell(cell, text):
     return [cell] if cell.source else []
 
 
+def joined(cells, new):
+    "`cells` and `new` ones: where both are folded and the former shows nothing, one cell for the two"
+    folded = lambda o: 'hide-input' in o.metadata.get('tags', [])
+    if new and cells and folded(new[0]) and folded(cells[-1]) and not cells[-1].get('outputs'):
+        new[0].source = f'{cells[-1].source}\n\n{new[0].source}'
+        cells = cells[:-1]
+    return cells+new
+
+
 def title(fm): return f"# {fm['title']}\n\n> {fm.get('description', '')}".rstrip('> \n') if 'title' in fm else ''
 
 
 def page_cells(nb, page):
-    "The cells of a page: prose, API entries each followed by their source, examples"
+    "The cells of a page: prose, the names it documents, API entries each followed by their source, examples"
     ApiEntry.page = page
     NBProcessor(nb=nb, procs=Procs().procs(), rm_directives='quarto').process()
     cells,text,source = [],'',[]
@@ -163,8 +171,17 @@ def page_cells(nb, page):
         elif cell.cell_type=='raw': cells.append(mk_cell(title(cell_frontmatter(cell.source)), 'markdown'))
         elif 'default_exp' in cell.directives_: pass
         elif cell.directives_.keys() & {'export','exporti','exports'}: source = source_cell(cell.source)
-        else: cells += example_cell(cell, text)
-    return cells+source
+        else: cells = joined(cells, example_cell(cell, text))
+    return with_entries(cells+source, page)
+
+
+def with_entries(cells, page):
+    "`cells` of a page with what it documents under its title: classes and optimizers, which one looks for, before functions"
+    shown = [o for o in ApiEntry.shown.values() if names[o.nm][1]==page and '.' not in o.nm]
+    if not shown: return cells
+    shown.sort(key=lambda o: not o.nm[0].isupper())
+    rows = '\n'.join(f'| `{o.nm}` | {o.docs.strip().partition(chr(10))[0]} |' for o in shown)
+    return [*cells[:1], mk_cell(f'| on this page | |\n|---|---|\n{rows}', 'markdown'), *cells[1:]]
 
 
 def kind(nb_path, nb):
@@ -173,11 +190,11 @@ def kind(nb_path, nb):
 
 
 def contents(found, landing=''):
-    "The pages by kind, for the sidebar and as a list: modules by their number, others as the text `landing` leads to them"
+    "The pages by kind, for the sidebar and as a list: as the text `landing` leads to them, and those that it does not last"
     res = ''
     for k in 'Tutorials','How-to','API':
         if not found.get(k): continue
-        if k!='API': found[k].sort(key=lambda o: landing.rfind(f'{o[0]}.ipynb') % (len(landing)+1))
+        found[k].sort(key=lambda o: landing.rfind(f'{o[0]}.ipynb') % (len(landing)+1))
         toc = '\n'.join(page for page,_ in found[k])
         res += f'\n\n:::{{toctree}}\n:caption: {k}\n:hidden:\n\n{toc}\n:::\n\n## {k}\n\n'
         res += '\n'.join(f"- [{fm.get('title', page)}]({page}.ipynb): {fm.get('description', '')}".rstrip(': ') for page,fm in found[k])

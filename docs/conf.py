@@ -1,4 +1,5 @@
 from importlib.metadata import distribution
+from pathlib import Path
 
 project = 'adamod_fastai'
 release = distribution(project).version
@@ -9,6 +10,7 @@ extensions = ['myst_nb']
 nb_execution_mode = 'off'
 nb_merge_streams = True
 nb_output_stderr = 'remove'
+nb_code_prompt_show = nb_code_prompt_hide = 'code'
 nb_ipywidgets_js = {}
 myst_enable_extensions = ['amsmath', 'colon_fence', 'dollarmath', 'html_image']
 myst_heading_anchors = 4
@@ -22,6 +24,7 @@ html_theme_options = {'footer_icons': [{'name': 'Repository', 'url': o.split(', 
 mathjax = distribution('sphinx-mathjax-offline').locate_file('sphinx-mathjax-offline/static/mathjax/tex-svg-full.js')
 html_static_path = ['static', str(mathjax)]
 html_css_files = ['site.css']
+html_search_scorer = str(Path(__file__).with_name('scorer.js'))
 mathjax_path = 'tex-svg-full.js'
 mathjax3_config = {'options': {'enableMenu': False}}
 html_use_index = False

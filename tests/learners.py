@@ -49,6 +49,10 @@ def same(a, b):
     if isinstance(a, (list,tuple,L)): return len(a) == len(b) and all(map(same, a, b))
     return torch.equal(a, b) if torch.is_tensor(a) else a == b
 
+def used(opt):
+    "The hypers of the last step of `opt`, for each group"
+    return getattr(opt, 'used', opt.hypers)
+
 def quiet(learn):
     "`learn` without its progress bar and its table, for the rest of the test"
     learn.logger = noop

@@ -10,7 +10,7 @@ from fastai.basics import Adam, Callback, L, Learner, Lookahead, accuracy
 from fastai.callback.all import CancelStepException, GradientAccumulation, SaveModelCallback  # also patches fit_one_cycle
 
 from adamod_fastai.all import *
-from learners import cancer_learner, quiet
+from learners import cancer_learner, quiet, used
 from reference import Rule
 
 class Recount(Callback):
@@ -22,7 +22,9 @@ class Recount(Callback):
         self.todo = [(p,p.grad.clone().numpy(),dict(h)) for p,_,_,h in self.opt.all_params(with_grad=True)]
     def after_step(self):
         clipped = total = 0
+        given = {p:h for pg,h in zip(self.opt.param_lists, used(self.opt)) for p in pg}
         for p,g,h in self.todo:
+            h = {**given[p], **{k:h[k] for k in ('lr','mom')}}
             rule = self.rules.setdefault(p, Rule(self.rule, np.zeros(p.shape), **self.kwargs))
             rule.beta3,rule.follow_lr = h.get('beta3'),h.get('follow_lr', False)
             rule.step(g, h['lr'], h['mom'], h['sqr_mom'], h['eps'], 0.)
@@ -92,9 +94,9 @@ def test_column_is_the_mean_of_the_epoch():
     learn = cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(every=1))
     learn.logger = lambda *_: None
     with learn.no_bar(): learn.fit_one_cycle(3, 0.02)
-    assert list(learn.recorder.metric_names) == ['epoch','train_loss','valid_loss','accuracy','clipped','time']
+    assert list(learn.recorder.metric_names) == ['epoch','train_loss','valid_loss','accuracy','clipped','used','time']
     fractions = np.array(learn.clipped_fraction.fractions).reshape(3, -1).mean(1)
-    np.testing.assert_allclose([o[-1] for o in learn.recorder.values], fractions, atol=1e-9)
+    np.testing.assert_allclose([o[-2] for o in learn.recorder.values], fractions, atol=1e-9)
 
 def test_fits_again_without_adding_columns():
     learn = quiet(cancer_learner(partial(AdaMod, len_memory=15), cbs=ClippedFraction(every=1)))
@@ -187,7 +189,7 @@ def warned(fit, n=25, **kwargs):
 
 def test_says_once_that_the_memory_is_too_long():
     msg, = warned(lambda o: o.fit(2), len_memory=80)
-    assert all(o in msg for o in ('50 batches','80','len_memory=8 '))
+    assert all(o in msg for o in ('50 steps','80','len_memory=8 '))
 
 @pytest.mark.parametrize('n', [5,10,25,50])
 def test_says_nothing_when_the_memory_fits(n):
@@ -204,7 +206,7 @@ def test_validate_does_not_warn(): assert not warned(lambda o: o.validate(), len
 
 def test_accumulation_shortens_the_fit():
     msg, = warned(lambda o: o.fit(2, cbs=GradientAccumulation(32)), len_memory=40)
-    assert '25 batches' in msg
+    assert '25 steps' in msg
 
 # --- no waiting for the device
 

@@ -519,7 +519,7 @@ def test_what_torch_cannot_compile_is_eager_and_says_so_once(monkeypatch):
 
 # --- parameters that share memory
 
-def eager(opt): return {i:b.why for b in opt._plan for i in b.idx if b.why}
+def eager(opt): return {i:b.why for b in opt._plan.batches for i in b.idx if b.why}
 
 def sharing(fused):
     torch.manual_seed(8)

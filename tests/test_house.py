@@ -1,11 +1,11 @@
 "Each module has one subject, uses only those before it, and can be held in one's head"
-import ast
+import ast, io, tokenize
 from pathlib import Path
 
 import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
-ROOMS = ['core','fused','memory','optimizer','callback','tasks','runs','store','compare','all']
+ROOMS = ['core','tape','fused','memory','optimizer','callback','tasks','runs','store','compare','all']
 
 def uses(name):
     "The modules of the package that a module imports, anywhere in it"
@@ -19,11 +19,23 @@ def test_these_are_all_the_modules(): assert {o.stem for o in package.glob('*.py
 @pytest.mark.parametrize('name', ROOMS)
 def test_uses_only_what_stands_before_it(name): assert uses(name) <= set(ROOMS[:ROOMS.index(name)])
 
-@pytest.mark.parametrize('name', ROOMS)
-def test_is_short(name):
-    assert len((package/f'{name}.py').read_text().splitlines()) <= (350 if name=='fused' else 420)
+def code_lines(src, tree):
+    "The numbers of the lines that hold code: no blank ones, comments or docstrings"
+    docs = {o.body[0].value for o in ast.walk(tree) if isinstance(o, (ast.Module,ast.ClassDef,ast.FunctionDef)) and ast.get_docstring(o)}
+    layout = tokenize.COMMENT,tokenize.NL,tokenize.NEWLINE,tokenize.INDENT,tokenize.DEDENT,tokenize.ENDMARKER
+    found = {n for t in tokenize.generate_tokens(io.StringIO(src).readline) if t.type not in layout for n in range(t.start[0], t.end[0]+1)}
+    return found - {n for o in docs for n in range(o.lineno, o.end_lineno+1)}
 
-def test_fused_knows_core_only(): assert uses('fused') == {'core'}
+def density(src):
+    "Syntax nodes for each line of code"
+    tree = ast.parse(src)
+    n = sum(not isinstance(o, (ast.expr_context,ast.Module)) for o in ast.walk(tree))
+    return n/len(code_lines(src, tree))
+
+@pytest.mark.parametrize('name', ROOMS)
+def test_is_not_dense(name): assert density((package/f'{name}.py').read_text()) <= 10
+
+def test_the_step_knows_no_rule(): assert uses('tape') == {'core'} and uses('fused') == {'core','tape'}
 
 def test_all_is_what_a_user_types():
     import adamod_fastai.all as all_

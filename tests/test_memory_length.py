@@ -7,14 +7,14 @@ from fastai.basics import Adam, Callback
 from fastai.callback.all import GradientAccumulation  # also patches fit_one_cycle, fit_sgdr and fine_tune
 
 from adamod_fastai.all import *
-from learners import cancer_learner, quiet
+from learners import cancer_learner, quiet, used
 
 class Record(Callback):
     "The `beta3` of every group at every step"
     order = 100
     def __init__(self): self.fits = []
     def before_fit(self): self.fits.append([])
-    def after_step(self): self.fits[-1].append(tuple(h['beta3'] for h in self.opt.hypers))
+    def after_step(self): self.fits[-1].append(tuple(h['beta3'] for h in used(self.opt)))
 
 def learner(*cbs, opt_func=AdaMod):
     learn = quiet(cancer_learner(opt_func, cbs=[Record(),*cbs]))
@@ -26,7 +26,7 @@ def lengths(learn): return [sorted({round(1/(1-b), 6) for step in fit for b in s
 def before_and_after(learn): return [h['beta3'] for h in learn.opt.hypers] == [0.9,0.95]
 
 @pytest.mark.parametrize('kwargs,want', [({},15), (dict(pct=0.5),50), (dict(pct=3.),300), (dict(epochs=1),25), (dict(epochs=0.5),12.5),
-                                         (dict(pct=1e-9),1)], ids=str)
+                                         (dict(pct=1e-9),2)], ids=str)
 def test_length_of_a_fit(kwargs, want):
     learn = learner(MemoryLength(**kwargs))
     learn.fit(4, 0.01)
@@ -35,7 +35,7 @@ def test_length_of_a_fit(kwargs, want):
 def test_accumulated_batches_count_once():
     learn = learner(MemoryLength(pct=0.5), GradientAccumulation(48))
     learn.fit(4, 0.01)
-    assert lengths(learn) == [[16.5]]     # 100 batches are 33 steps
+    assert lengths(learn) == [[16.666667]]     # 100 batches are 33 steps, and one batch over
 
 def test_each_fit_of_fine_tune_has_its_own():
     learn = learner(MemoryLength(pct=0.5))

@@ -95,16 +95,54 @@ def test_follow_lr_goes_on_from_a_checkpoint():
     goes_on(p, new, spread_grads(100)[50:], lrs[50:])
     assert (p == want).all()
 
-def test_follow_lr_passes_over_a_rate_of_zero():
+def test_follow_lr_goes_on_at_a_rate_of_zero():
+    "The memory is that of the rates without lr, whatever lr is; the parameter stands still"
     lrs,v,shape = [0.,0.01,0.02,0.,0.,0.03],0.,0.
     p,opt = following(lrs)
-    for i,(g,lr) in enumerate(zip(spread_grads(6), lrs)):
+    for i,g in enumerate(spread_grads(6)):
         v = 0.99*v + 0.01*g**2
-        shape = (1-1/30)*shape + (lr > 0)/30/(np.sqrt(v/(1-0.99**(i+1)))+1e-5)
+        shape = (1-1/30)*shape + 1/30/(np.sqrt(v/(1-0.99**(i+1)))+1e-5)
     np.testing.assert_allclose(opt.state[p]['lr_avg'], 0.03*shape, rtol=1e-9)
     assert opt.state[p]['last_lr'] == 0.03
     p,opt = following([0.,0.])
-    assert 'last_lr' not in opt.state[p]
+    assert (p == 1).all() and opt.state[p]['last_lr'] == 1
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory], ids=ids)
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+@pytest.mark.parametrize('n', [1,20,60])
+def test_a_rate_of_zero_is_like_a_tiny_one(opt_func, fused, n):
+    "The first move after `n` steps at 0 is that after `n` steps at 1e-12"
+    moves = []
+    for lr in 0.,1e-12:
+        p = torch.ones(40, dtype=torch.float64)
+        opt = opt_func([p], lr=0.01, len_memory=30, follow_lr=True, wd=0., fused=fused)
+        goes_on(p, opt, spread_grads(n), [lr]*n)
+        before = p.clone()
+        goes_on(p, opt, spread_grads(n+1)[n:], [0.01])
+        moves.append(p-before)
+    torch.testing.assert_close(*moves, rtol=1e-6, atol=1e-15)
+
+def test_what_follows_survives_steps_that_do_not():
+    "One step by hand at the last rate of a schedule, and the memory is still that of the rates without lr"
+    lrs = [lr for lr,_ in one_cycle(100)]
+    for between in [],[lrs[-1]]:
+        p,opt = following(lrs)
+        opt.set_hyper('follow_lr', False)
+        goes_on(p, opt, spread_grads(101)[100:100+len(between)], between)
+        opt.set_hyper('follow_lr', True)
+        goes_on(p, opt, spread_grads(102)[101:], [lrs[0]])
+        if not between: want = opt.state[p]['lr_avg'].clone()
+    torch.testing.assert_close(opt.state[p]['lr_avg'], want, rtol=0.2, atol=0.)
+
+def test_the_lr_of_a_memory_that_does_not_follow_is_averaged_as_it_is():
+    "Under a constant gradient the memory is lr times a number, whatever lr was"
+    p = torch.ones(1, dtype=torch.float64)
+    opt = AdaMod([p], lr=0.01, len_memory=30, follow_lr=True)
+    goes_on(p, opt, np.full((500,1), 0.1), [0.01]*500)
+    opt.set_hyper('follow_lr', False)
+    goes_on(p, opt, np.full((40,1), 0.1), np.linspace(0.01, 0.1, 40))
+    state = opt.state[p]
+    torch.testing.assert_close(state['lr_avg']/state['last_lr'], torch.tensor([1/(0.1+1e-5)], dtype=torch.float64), rtol=1e-4, atol=0)
 
 # --- against other packages
 

@@ -51,10 +51,35 @@ def test_readme_is_what_the_index_gives():
     res = subprocess.run([sys.executable,'docs/readme.py','--check'], cwd=root, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr
 
+readme = (root/'README.md').read_text(encoding='utf-8')
+
+@pytest.mark.slow
+def test_readme_blocks_run_one_after_the_other_in_a_new_process(tmp_path):
+    blocks = re.findall('(?ms)^```python\n(.*?)^```', readme)
+    assert len(blocks) >= 4 and 'opt_func=AdaMod' in blocks[1]
+    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
+    res = subprocess.run([sys.executable,'-c','\n'.join(blocks)], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert res.returncode == 0, res.stderr[-2000:]
+
+def test_readme_is_read_in_three_minutes():
+    "At most 800 words beside code, tables and the descriptions of pictures"
+    prose = re.sub(r'(?ms)^```.*?^```|<table.*?</table>|^\|.*?$|!\[[^\]]*\]\([^)]*\)|(?<=\])\([^)]*\)', '', readme)
+    assert len([o for o in prose.split() if re.search(r'\w', o)]) <= 800
+
+def test_readme_asks_for_what_settings_do():
+    fastai = re.search(r'fastai>=([\d.]+)', settings['requirements'])[1]
+    assert f"Python {settings['min_python']} or newer" in readme and f'fastai {fastai} or newer' in readme
+
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
     shown = json.dumps([o.get('outputs') for o in json.loads((root/nb).read_text(encoding='utf-8'))['cells']])
     assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', shown)
+
+@pytest.mark.parametrize('nb', [o for o in notebooks if o.parent.name == 'tutorials' and o.stem != 'elsewhere'], ids=str)    # that is a table
+def test_a_tutorial_begins_with_a_picture(nb):
+    cells = json.loads((root/nb).read_text(encoding='utf-8'))['cells']
+    first = next(i for i,o in enumerate(cells) if o['cell_type'] == 'markdown' and any(l.startswith('## ') for l in o['source']))
+    assert any('image/png' in out.get('data', {}) for o in cells[:first] for out in o.get('outputs', []))
 
 def test_no_line_is_too_long():
     "What the site and an editor show of a line"

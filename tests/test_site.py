@@ -5,7 +5,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import which
 from threading import Thread
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
 from nbdev.config import nbpath2html
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.slow
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb'))
 notebooks = [o for o in notebooks if not any(p[0] in '._' for p in o.parts)]
-defines_callback = any('class ClippedFraction' in (root/'nbs'/o).read_text(encoding='utf-8') for o in notebooks)
 
 
 class Page(HTMLParser):
@@ -81,6 +80,12 @@ def test_names_lead_to_their_entry_and_entries_to_their_source(pages):
     assert {'#adamod_fastai.optimizer.AdaMod','optimizer.html#source-AdaMod'} <= set(page.links)
 
 
+def test_api_pages_begin_with_what_they_document_and_fold_their_source(site):
+    page = (site/'optimizer.html').read_text(encoding='utf-8')
+    assert page.index('href="#adamod_fastai.optimizer.AdaMod"') < page.index('<h2')
+    assert '<details class="source">' in page and '<details class="source" open' not in page
+
+
 @pytest.fixture(scope='session')
 def server(site):
     "The folder above the site, served: its address, and what was asked for and not there"
@@ -131,21 +136,61 @@ def test_source_link_unfolds_the_source(browse, site):
     dom,_ = browse((site/'core.html').as_uri()+'#source-ModOptimizer')
     assert re.search('<details class="source" open="[^<]*<summary>Source of ModOptimizer</summary><a id="source-ModOptimizer"', dom)
 
-def test_no_page_is_wider_than_a_phone(browse, server, site, pages):
-    frames = '\n'.join(f'<iframe src="out/{o}" width="390" height="800"></iframe>' for o in pages)
-    script = """onload = () => setTimeout(() => {
-        const scrolls = o => [...o.contentDocument.querySelectorAll('html, .content')].some(e => e.scrollWidth > e.clientWidth)
-        const wide = [...document.querySelectorAll('iframe')].filter(scrolls)
-        document.title = 'wide: ' + wide.map(o => o.getAttribute('src')) }, 5000)"""
-    (site.parent/'phone.html').write_text(f'<html><head><title></title></head><body>{frames}<script>{script}</script></body></html>')
-    dom,_ = browse(f'{server[0]}/phone.html')
-    assert re.search('<title>(.*)</title>', dom)[1] == 'wide: '
+@pytest.fixture(scope='session')
+def none_wrong(browse, server, site, pages):
+    "A function that opens all pages at a width, and fails with the elements that a script finds wrong on them"
+    def f(width, script, theme='light'):
+        frames = '\n'.join(f'<iframe src="out/{o}" width="{width}" height="800"></iframe>' for o in pages)
+        look = f"""onload = () => setTimeout(() => {{
+            const wrong = doc => {{ {script} }}
+            const found = [...document.querySelectorAll('iframe')].flatMap(o => {{
+                const doc = o.contentDocument
+                doc.body.dataset.theme = '{theme}'
+                return wrong(doc).map(e => o.getAttribute('src') + ': ' + (e.alt || e.textContent.trim()).slice(0, 40).replace(/\\s+/g, ' '))
+            }})
+            document.title = 'wrong: ' + found.join(' | ') }}, 5000)"""
+        (site.parent/'all.html').write_text(f'<html><head><meta charset="utf-8"><title></title></head><body>{frames}<script>{look}</script></body></html>')
+        res = re.search('<title>wrong: (.*?)</title>', browse(f'{server[0]}/all.html')[0], re.S)
+        assert not res[1], '\n'.join(['', *res[1].split(' | ')])
+    return f
 
+def test_no_page_is_wider_than_a_phone(none_wrong):
+    none_wrong(390, "return [...doc.querySelectorAll('html, .content')].filter(e => e.scrollWidth > e.clientWidth)")
+
+def test_a_phone_shows_pictures_large_enough_to_read(none_wrong):
+    "That is, none is drawn wider than 7 inches"
+    none_wrong(390, "return [...doc.querySelectorAll('article img')].filter(e => e.clientWidth < 0.46*e.naturalWidth)")
+
+def test_a_phone_breaks_no_number_in_a_table(none_wrong):
+    none_wrong(390, """
+        const lines = node => { const r = doc.createRange(); r.selectNodeContents(node); return r.getClientRects().length }
+        return [...doc.querySelectorAll('.cell_output td')].filter(e => [...e.childNodes].some(o => o.nodeType==3 && o.textContent.trim() && lines(o)>1))
+        """)
+
+def test_a_laptop_shows_whole_lines_of_code(none_wrong):
+    "None is cut off at the right, and at least 100 characters are in one line"
+    none_wrong(1280, """
+        const wide = [...doc.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth+1)
+        const long = [...doc.querySelectorAll('article .highlight pre')].filter(e => {
+            const text = e.textContent.trimEnd().split('\\n'), style = getComputedStyle(e)
+            if (!e.clientHeight || !text.every(o => o.length <= 100)) return false
+            return e.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) > (text.length+0.5)*parseFloat(style.lineHeight) })
+        return [...wide, ...long]""")
+
+def test_tables_can_be_read_in_the_dark(none_wrong):
+    none_wrong(1280, """
+        const rgb = s => s.match(/[\\d.]+/g).map(Number)
+        const light = s => { const [r,g,b] = rgb(s).map(o => (o /= 255) <= .03928 ? o/12.92 : ((o+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
+        const behind = e => { const c = getComputedStyle(e).backgroundColor; return (rgb(c)[3] ?? 1) > .5 || !e.parentElement ? c : behind(e.parentElement) }
+        const contrast = e => { const [a,b] = [light(getComputedStyle(e).color), light(behind(e))].sort((a,b) => b-a); return (a+.05)/(b+.05) }
+        return [...doc.querySelectorAll('table :is(th, td)')].filter(e => e.textContent.trim() && contrast(e) < 4.5)""", 'dark')
+
+@pytest.mark.parametrize('asked,first', [('ClippedFraction','#adamod_fastai.callback.ClippedFraction'), ('AdaMod','#adamod_fastai.optimizer.AdaMod'),
+                                         ('learning rate','tutorials/rates.html'), ('fine_tune','tutorials/fine_tune.html')])
 @pytest.mark.parametrize('where', ['files','server'])
-def test_search(browse, server, site, where):
-    name = 'ClippedFraction' if defines_callback else 'AdaMod'
+def test_search(browse, server, site, where, asked, first):
     base = site.as_uri() if where=='files' else f'{server[0]}/out'
-    dom,console = browse(f'{base}/search.html?q={name}')
+    dom,console = browse(f'{base}/search.html?q={quote_plus(asked)}')
     assert console == []
     found = re.search(r'id="search-results".*?<a href="([^"]*)', dom, re.S)
-    assert found and found[1].endswith(f'.{name}'), 'its API entry is the first result'
+    assert found and found[1].removesuffix('#').endswith(first)

