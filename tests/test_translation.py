@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from fastai.basics import DataLoaders, Learner
 from fastai.optimizer import Adam
 from fastai.torch_core import no_random
 
-from adamod_fastai.all import AdaMod
+from adamod_fastai.all import AdaMod, ClippedFraction
 
 sys.path.insert(0, str(Path(__file__).parent.parent/'benchmarks'))
-import translation, translation_data
+import translation, translation_data, translation_rates
 from translation import PAD, Translators, losses, sum_loss
 
 def sentences(n, length, seed=1):
@@ -80,6 +81,30 @@ def test_an_epoch_shows_all_pairs_as_often_and_mixes_them():
     assert torch.bincount(seen-1).tolist() == [2]*n
     assert all(y.shape[1] == (y != PAD).sum(1).max() for _,y in batches)
     assert seen.tolist() != torch.cat([x[:,0] for x,_ in dl]).tolist()
+
+def fit(opt_func, *cbs):
+    data = torch.utils.data.TensorDataset(sentences(80, 7), *[sentences(80, 5, 2)]*2)
+    dls = DataLoaders(translation.PairDL(data, bs=20, shuffle=True, n=400, n_inp=2), translation.PairDL(data, bs=20, n_inp=2))
+    learn = Learner(dls, small(5), loss_func=sum_loss, opt_func=opt_func)
+    with no_random(0), learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2, cbs=list(cbs))
+    return learn
+
+def test_layers_together_are_clipped_as_the_callback_says():
+    layers,clipped = translation_rates.Layers(),ClippedFraction(every=1)
+    learn = fit(AdaMod, layers, clipped)
+    df = pd.DataFrame(layers.rows).astype(dict(clipped=float, used=float))
+    sizes = {'emb': learn.model.emb.numel(), **{o: sum(p.numel() for p in getattr(learn.model, o))/2 for o in ('encoder','decoder')}}
+    parts = df.clipped*df.part.map(sizes)
+    whole = parts.groupby(df.batch).sum()/sum(p.numel() for p in learn.model.parameters())
+    assert whole.tolist() == pytest.approx(clipped.fractions, abs=1e-3) and len(whole)==20  # rates that equal their memory count only there
+    assert df.used.between(0, 1).all() and df[df.batch==1].used.max() == pytest.approx(1/3, rel=0.01)  # 15% of 20 batches are 3
+
+def test_adam_uses_all_of_its_rate():
+    layers = translation_rates.Layers()
+    fit(Adam, layers)
+    df = pd.DataFrame(layers.rows).astype(float, errors='ignore')
+    assert (df.used.astype(float)==1).all() and (df.clipped.astype(float)==0).all()
+    assert len(layers.losses)==20 and len(layers.losses[0])==5
 
 def words(s): return set(s.lower().split())
 
