@@ -4,4 +4,5 @@ from .memory import *
 from .optimizer import *
 from .callback import *
 from .runs import *
+from .shown import *
 from .compare import *

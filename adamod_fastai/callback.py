@@ -19,9 +19,10 @@ from fastcore.basics import class2attr
 from fastai.basics import L, Callback, Learner, Optimizer, Recorder, average_grad, get_model, momentum_step
 from fastai.callback.schedule import ParamScheduler
 
-from .core import _base, _lies, _local
+from .core import _base
 from .memory import MemoryLength, _is_new_fit, _least, _pct, _scaler_skipped, _wrong_opt, n_batches
 from .optimizer import adaptive_rate, clip_rate, mean_rate
+from .steps import _local, _sharding
 
 # %% auto #0
 __all__ = ['StepMeasure', 'ClippedFraction', 'used_rate', 'RateHistogram', 'SwitchToSGD']
@@ -97,14 +98,14 @@ class StepMeasure(Callback):
 
 # %% ../nbs/04_callback.ipynb #a4144c43
 def _by_shards(todo, k):
-    "What of the parameters and states in `todo` lies in this process, together with what is sharded like it, by the state's `k`"
+    "The parameters and states in `todo`, as far as they lie in this process, grouped by how the state's `k` is sharded"
     groups = defaultdict(list)
-    for p,_,s,h in todo: groups[_lies(s[k])].append((p, {n:_local(v) for n,v in s.items()}, h))
+    for p,_,s,h in todo: groups[_sharding(s[k])].append((p, {n:_local(v) for n,v in s.items()}, h))
     return list(groups.items())
 
-def _sum_over(lies, x):
+def _sum_over(sharding, x):
     "The sum of `x` over all processes, for parameters that are sharded so"
-    mesh,placements = lies or (None,())
+    mesh,placements = sharding or (None,())
     for i,o in enumerate(placements):
         if not o.is_replicate(): torch.distributed.all_reduce(x, group=mesh.get_group(i))
     return x
@@ -161,9 +162,9 @@ class ClippedFraction(StepMeasure):
         layers = {p:n.rpartition('.')[0] for n,p in get_model(self.model).named_parameters()}
         self.layer_names += [o for o in dict.fromkeys(layers.values()) if o not in self.layer_names]
         groups = _by_shards(todo, 'lr_avg')
-        sums = [_sum_over(lies, torch.stack([self._sums(_unclipped_rate(p, s, h), s['lr_avg']) for p,s,h in o])) for lies,o in groups]
+        def sums(o): return torch.stack([self._sums(_unclipped_rate(p, s, h), s['lr_avg']) for p,s,h in o])
         rows = [(self.layer_names.index(layers[p]) if p in layers else -1, p.numel()) for _,o in groups for p,*_ in o]
-        self._pending.append((np.array(rows), torch.cat(sums)))
+        self._pending.append((np.array(rows), torch.cat([_sum_over(sharding, sums(o)) for sharding,o in groups])))
 
     @staticmethod
     def _sums(rate, lr_avg):
@@ -302,9 +303,9 @@ class RateHistogram(StepMeasure):
         "Add the histogram of the rates of the parameters in `todo`"
         cbs = getattr(self.opt, 'cbs', ())
         n,found = sum(p.numel() for p,*_ in todo),0
-        for lies,group in _by_shards(todo, 'sqr_avg'):
+        for sharding,group in _by_shards(todo, 'sqr_avg'):
             hist = sum(self._hist(o) for p,s,h in group for o in used_rate(p, s, h, cbs).flatten().split(_exact))
-            found = found + _sum_over(lies, hist)
+            found = found + _sum_over(sharding, hist)
         self._hists.append(found/n)
 
     def _hist(self, rate):

@@ -5,36 +5,32 @@
 # %% ../nbs/08_compare.ipynb #c599b0ec
 from __future__ import annotations
 
-import argparse, math, os, re, sys, time, warnings
+import argparse, os, re, sys, time
 from concurrent.futures import Executor
-from contextlib import closing, contextmanager, redirect_stdout
-from functools import cached_property, lru_cache
+from contextlib import closing, redirect_stdout
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from collections.abc import Callable
 
-import cloudpickle
-import numpy as np
 import pandas as pd
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
 
-with warnings.catch_warnings():
-    warnings.simplefilter('ignore', FutureWarning) # fastai's, about torch: a command is to be silent but for what it says
-    from fastcore.imports import IN_NOTEBOOK
-    from fastprogress.fastprogress import progress_bar
-    from fastai.callback.core import Callback
-
+from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _warmups, known_opts
+from .store import _FileTask, _Own, _Results, _hash, _place, _source
+from .engines import _Runs, _dask, _elsewhere, _jobs, _side_by_side
+from .shown import _metric, _what, compare_table, plot_losses, plot_metric
 from .memory import _has_memory, _pct
-from .runs import (_count, _elsewhere, _jobs, _memories, _name, _one_of, _opts, _rates, _run, _schedules, _side_by_side, _smooth,
-                                _warmups, known_opts)
-from .store import _FileTask, _Own, _Results, _file, _hash, _place, _source
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
+from fastcore.imports import IN_NOTEBOOK
+from fastprogress.fastprogress import progress_bar
+from fastai.callback.core import Callback
+
+_all_ = ['compare_table','plot_metric','plot_losses']
+
 # %% auto #0
-__all__ = ['compare', 'compare_table', 'opt_styles', 'plot_metric', 'plot_losses']
+__all__ = ['compare', 'compare_table', 'plot_metric', 'plot_losses']
 
 # %% ../nbs/08_compare.ipynb #ddf97b3e
 def _made(f):
@@ -64,8 +60,7 @@ class _Plan:
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
         self.functions = get_learner,{o:f for o,f,*_ in variants},cbs
-        names = [o[0] for o in variants]
-        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}, two have the same name')
+        if len(self.functions[1]) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have one name')
         own = {o: _Own(get_learner, f, cbs) for o,f in self.functions[1].items()}
         self.modules = {o for v in own.values() for o in v.modules} - {'__main__'}
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '',
@@ -73,33 +68,7 @@ class _Plan:
         self.grid = [dict(base, opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), hypers=h, code=str(own[o]))
                      for o,f,h,m,w in variants for lr in lrs for s in range(seeds)]
 
-# %% ../nbs/08_compare.ipynb #beaf4cef
-class _Runs:
-    "Do runs, here or where this is sent to; `plans` has the functions of each plan, `versions` the sources that they are from"
-    def __init__(self, plans, versions, one_thread): self.plans,self.versions,self.one_thread = plans,versions,one_thread
-
-    def __call__(self, job):
-        plan,o = job
-        get_learner,opts,cbs = self.plans[plan]
-        how = {k: o[k] for k in ('lr','seed','n_epoch','schedule','memory','warmup')}
-        return _run(get_learner, opts[o['opt']], cbs=cbs, one_thread=self.one_thread, **how)
-
-    def name(self, job): return '{task}: {opt}, lr {lr:g}, seed {seed}'.format(**job[1])
-    def __reduce__(self): return _arrive,(self.sent,self.versions,self.one_thread)
-
-    @cached_property
-    def sent(self):
-        try: return cloudpickle.dumps(self.plans)
-        except Exception as e: raise ValueError(f'Invalid get_learner: another process cannot be sent what it needs: {e}') from e
-
-@lru_cache(8)
-def _arrive(sent, versions, one_thread):
-    plans = cloudpickle.loads(sent)
-    for k,v in versions:
-        if not _file(k) or _hash(_source(k)) != v: raise ImportError(f'the module {k} is another one here, start this worker anew')
-    return _Runs(plans, versions, one_thread)
-
-# %% ../nbs/08_compare.ipynb #a7e909bb
+# %% ../nbs/08_compare.ipynb #11f0cd35
 def _watched(done, total, name, every=30):
     "`done`, whose progress one sees: as a bar, or where there is no terminal as a line on standard error now and then"
     if total and (IN_NOTEBOOK or sys.stdout.isatty()):
@@ -135,7 +104,7 @@ def compare(
     lrs:float|list, # Learning rates, above 0
     seeds:int=3, # Number of runs with each optimizer and learning rate, at least 1
     n_epoch:int=5, # Epochs of each run, at least 1
-    schedule:str='one_cycle', # 'one_cycle', 'flat' or 'flat_cos': fastai's `fit_one_cycle`, `fit` or `fit_flat_cos`
+    schedule:str='one_cycle', # 'one_cycle', 'flat', 'flat_cos' or 'fine_tune': fastai's `fit_one_cycle`, `fit` and so on
     out:str|Path=None, # Folder in which to keep the results, and from which to resume
     memory:float|list=None, # What optimizers with a memory remember, as fractions of the run, above 0; 'own' or none for their default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the rate rises from 0 before a 'flat' schedule
@@ -152,130 +121,6 @@ def compare(
     with _Results(out) as results:
         _train([plan], results, jobs, executor)
         return results.select(plan.grid)
-
-# %% ../nbs/08_compare.ipynb #021aab64
-def _metric(df, metric=None):
-    "`metric`, or the first one there is"
-    if metric is None:
-        between = df.columns[df.columns.get_loc('valid_loss')+1:df.columns.get_loc('seconds')]
-        metric = next((o for o in between if o not in ('clipped','used') and df[o].notna().any()), 'valid_loss')
-    return _one_of('metric', metric, list(df.columns))
-
-_low = set('loss error err mae mse rmse msle rmsle mape smape rmspe perplexity ppl brier hamming nll wer cer deviance divergence'.split())
-
-def _lower(metric, lower=None):
-    "Is `metric` better when it is low? As its name says if `lower` does not"
-    return bool(_low & set(re.split(r'[\W_]+', metric.lower()))) if lower is None else lower
-
-def _cells(df, metric, lower=None):
-    "Mean, std and number of runs for each optimizer and learning rate, and which alone is the best of a learning rate, as far as one sees"
-    res = df.groupby(['opt','lr'], sort=False).agg(mean=(metric,'mean'), std=(metric,'std'), n=(metric,'size'), bad=('diverged','sum'))
-    shown = res['mean'].round(3).where(res.bad==0)
-    top = shown == shown.groupby('lr').transform('min' if _lower(metric, lower) else 'max')
-    return res.assign(best=top & (top.groupby('lr').transform('sum') == 1))
-
-# %% ../nbs/08_compare.ipynb #37c6e796
-def compare_table(
-    df:pd.DataFrame, # What `compare` returns
-    metric:str=None, # Column to show, the first metric if not given
-    best:bool=True, # Mark the best of each learning rate?
-    lower:bool=None # Is the metric better when it is low? As its name says if not given
-) -> pd.DataFrame:
-    "Mean ± standard deviation over the seeds, a row per optimizer and a column per learning rate; * is the best of each"
-    def text(o):
-        if o.bad==o.n: return 'diverged  '
-        res = f'{o["mean"]:.3f}' + (f' ± {o["std"]:.3f}' if o.n-o.bad > 1 else '') + (f' ({o.bad} of {o.n} diverged)' if o.bad else '')
-        return res + (' *' if best and o.best else '  ')
-    res = _cells(df, _metric(df, metric), lower).apply(text, axis=1).unstack('lr')
-    res = res.reindex(index=df['opt'].unique(), columns=sorted(df['lr'].unique())).fillna('')
-    return res.rename(columns='{:g}'.format).rename_axis(index=None, columns='lr')
-
-# %% ../nbs/08_compare.ipynb #90f7f365
-_colors  = {'AdaMod': '#0072B2', 'Adam': '#D55E00', 'RAdam': '#009E73', 'ranger': '#CC79A7', 'SGD': '#E69F00', 'DiffMod': '#56B4E9',
-            'DiffGrad': '#000000', 'DeepMemory': '#8C6D31'}
-_markers,_lines = 'osD^vPX*',('-','--',':','-.')
-
-_outside = dict(loc='center left', bbox_to_anchor=(1,0.5), frameon=False) # where a legend covers nothing, if the layout makes room for it
-
-def opt_styles(
-    opts:list # Names of optimizers, as in the column `opt` of what `compare` returns
-) -> dict:
-    "Colour, marker and line of each of `opts` in all pictures, as matplotlib takes them"
-    base = {o: re.split(r', |-1000', o)[0] for o in opts}
-    place = {o:i for i,o in enumerate(_colors) if o in base.values()}
-    left = (i for i in count() if i not in place.values())
-    for o in base.values():
-        if o not in place: place[o] = next(left)
-    res,n = {},dict.fromkeys(place, 0)
-    for o,b in base.items():
-        if o != b: n[b] += 1
-        i,variant = place[b],n[b] if o != b else 0
-        res[o] = dict(color=list(_colors.values())[i%8], marker=_markers[(i+variant)%8], ls=_lines[(variant+i//8)%4])
-    return res
-
-# %% ../nbs/08_compare.ipynb #5faa5540
-def plot_metric(
-    df:pd.DataFrame, # What `compare` returns
-    metric:str=None, # Column to show, the first metric if not given
-    ax:plt.Axes=None, # Axes to draw on
-    lower:bool=None # Is the metric better when it is low? As its name says if not given
-) -> plt.Axes:
-    "Plot `metric` over the learning rate: mean and standard deviation over the seeds"
-    metric = _metric(df, metric)
-    cells = _cells(df, metric, lower)
-    if ax is None: ax = plt.subplots(figsize=(7,4), layout='constrained')[1]
-    alone = ax.figure.axes==[ax] and ax.figure.get_layout_engine() is not None
-    styles = opt_styles(df['opt'].unique())
-    lrs = sorted(df['lr'].unique())
-    apart = 0.03*min([1, *np.diff(np.log10(lrs))]) # decades between two optimizers, so that one sees both
-    for i,(o,style) in enumerate(styles.items()):
-        c = cells.loc[o].sort_index()
-        shift = 10**(apart*(i-(len(styles)-1)/2))
-        ax.errorbar(c.index*shift, c['mean'], yerr=c['std'].fillna(0), label=o, capsize=2, ms=5, lw=1.5, **style)
-        bad = c.index[c.bad > 0]*shift
-        ax.scatter(bad, [0.02]*len(bad), transform=ax.get_xaxis_transform(), marker='x', s=40, color=style['color'], zorder=3)
-    ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
-    ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
-    ax.minorticks_off()
-    if (df[metric].max() > 20*df[metric].min() > 0) and _lower(metric, lower): ax.set_yscale('log')
-    ax.set_title(_what(cells.n.max(), 'run') + (', × diverged' if cells.bad.any() else ''), fontsize='medium')
-    ax.legend(fontsize='small', **(_outside if alone else {}))
-    ax.grid(alpha=0.3)
-    return ax
-
-def _what(n, of): return f'mean ± standard deviation of {n} {of}s' if n > 1 else f'of one {of}'
-
-# %% ../nbs/08_compare.ipynb #bd1ddde9
-def plot_losses(
-    df:pd.DataFrame, # What `compare` returns
-    lr:float=None, # Learning rate of which to show the runs, for each optimizer the one where it does best if not given
-    metric:str=None, # Column that says which is best, the first metric if not given
-    ax:plt.Axes=None, # Axes to draw on
-    lower:bool=None # Is the metric better when it is low? As its name says if not given
-) -> plt.Axes:
-    "Plot the smoothed training losses: mean and standard deviation over the seeds"
-    metric = _metric(df, metric)
-    if lr is not None: _one_of('lr', lr, sorted(df['lr'].unique().tolist()))
-    cells = _cells(df, metric, lower)
-    if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
-    tops,lows = [],[]
-    for o,style in opt_styles(df['opt'].unique()).items():
-        mean = cells.loc[o]['mean']
-        best = mean.idxmin if _lower(metric, lower) else mean.idxmax
-        at = lr if lr is not None else mean.index[0] if mean.isna().all() else best()
-        runs = df[(df['opt']==o) & (df['lr']==at)]
-        label = o + (f', lr {at:g}' if lr is None else '') + (' (diverged)' if runs.diverged.any() else '')
-        curves = pd.DataFrame([_smooth(l) for l in runs.losses])
-        mid,std = curves.mean(),curves.std().fillna(0)
-        line, = ax.plot(mid.index+1, mid, label=label, color=style['color'], ls=style['ls'], lw=1.5)
-        ax.fill_between(mid.index+1, mid-std, mid+std, color=style['color'], alpha=0.15, lw=0)
-        tops.append(mid.max()); lows.append(mid.min())
-    if max(tops) > 20*min(lows) > 0: ax.set_yscale('log')
-    ax.set(xlabel='batch', ylabel='training loss, smoothed')
-    ax.set_title('each at its best learning rate' if lr is None else f'learning rate {lr:g}', fontsize='medium')
-    ax.legend(fontsize='small')
-    ax.grid(alpha=0.3)
-    return ax
 
 # %% ../nbs/08_compare.ipynb #92c929c5
 _tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a convnet on scikit-learn's digits"),
@@ -374,19 +219,9 @@ def _plans(args):
     res = {}
     for o in dict.fromkeys(o.strip() for o in args.task.split(',')):
         f,schedule,lrs = _task(o)
-        res[o] = _Plan(f, args.opts, args.lrs or lrs, args.seeds, args.epochs, args.schedule or schedule, args.memory, args.warmup, out=args.out)
+        how = args.seeds,args.epochs,args.schedule or schedule,args.memory,args.warmup
+        res[o] = _Plan(f, args.opts, args.lrs or lrs, *how, out=args.out)
     return res
-
-@contextmanager
-def _dask(address):
-    "The executor of the Dask scheduler at `address`, none without one"
-    if address is None: return (yield None)
-    try:
-        from distributed import Client
-        client = Client(address, timeout=10, set_as_default=False)
-    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}, the package distributed is not installed') from e
-    except (OSError, ValueError) as e: raise ValueError(f'Invalid dask: {address!r}, no scheduler is there: {e}') from e
-    with client: yield client.get_executor(pure=False)
 
 def main(
     argv:list=None # Arguments, those of the command line if not given
@@ -400,7 +235,7 @@ def main(
         with _dask(args.dask) as executor, _Results(args.out) as results:
             with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            files = [o for plan in plans for o in _show_task(plan, plans[plan], results, args)]
+            files = [path for o in plans for path in _show_task(o, plans[o], results, args)]
         print('Wrote', ', '.join(map(str, (results.out/'results.csv', *results.out.glob('losses.csv'), *files))))
     except (ChildProcessError,ValueError) as e:
         if isinstance(e, ValueError) and not str(e).startswith('Invalid '): raise # it is not about what was asked for

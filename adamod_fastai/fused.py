@@ -14,11 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx
 from torch.utils._triton import has_triton
-from .core import ModOptimizer, _Refused, _alike, _is_sharded, _lies, _local, _shard_like, _step
+from fastcore.foundation import L
+from fastai.optimizer import Optimizer
+from .core import ModOptimizer, _Hypers
+from .steps import _Refused, _is_sharded, _local, _shard_like, _sharded_alike, _sharding, _step
 from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
-__all__ = ['FusedOptimizer']
+__all__ = ['FusedOptimizer', 'fused']
 
 # %% ../nbs/01_fused.ipynb #ba6c770b
 def _sigmoid(x):
@@ -69,9 +72,11 @@ def _play_back(recording):
 # %% ../nbs/01_fused.ipynb #f0000002
 _longest = 1<<30 # elements that one call steps
 
+def _takes_rows(device): return device.type=='cuda'
+
 def _layout(n, device):
     "Shape and strides in which a program is given `n` elements"
-    if device.type=='cuda' and n%16==0: return (n//16,16),(16,1)
+    if _takes_rows(device) and n%16==0: return (n//16,16),(16,1)
     return (n,),(1,)
 
 def _to_device(vals, dtype, device):
@@ -89,7 +94,8 @@ class _Program:
         if not any(o.op=='call_method' for o in self.module.graph.nodes): return # it does nothing
         shape = (1<<18,) if dim==1 else (1<<14,16)
         tensors = [torch.zeros(shape, dtype=d, device=self.spec.device) for d in self.spec.dtypes]
-        try: self.fn = _compile(self.module, tensors, self.nums([0.]*self.n_nums))
+        nums = self.nums([0.]*self.n_nums)
+        try: self.fn = _compile(self.module, tensors, nums)
         except Exception as e:
             e = _cause(e)
             first_line = str(e).strip().partition('\n')[0]
@@ -136,13 +142,14 @@ def _compile(module, tensors, nums):
 # %% ../nbs/01_fused.ipynb #89385c05
 _Sizes = namedtuple('_Sizes', 'small bag') # elements: below `small` a tensor is gathered, to about `bag` together
 _gpu_sizes = _Sizes(1<<18, 1<<22)
+_alone = 1<<12 # elements from which a call for a tensor alone takes no longer than an eager step
 _sizes = defaultdict(lambda: _gpu_sizes, cpu=_Sizes(1<<16, 1<<17))
 
 def _strides(o):
     "The strides of a tensor that say where its elements lie: those of dimensions with one element do not"
     return [s for n,s in zip(o.shape, o.stride()) if n>1]
 
-def _is_dense(p): return _strides(torch.empty_like(p, device='meta'))==_strides(p)
+def _is_dense(p): return p.is_contiguous() or _strides(torch.empty_like(p, device='meta'))==_strides(p)
 
 def _views(flat, ps):
     "The parts of `flat` that are shaped and laid out like `ps`, one behind the other"
@@ -171,20 +178,31 @@ def _keep_together(states, k, ps, n):
 # %% ../nbs/01_fused.ipynb #f0000006
 class _Whole:
     "A tensor that is stepped where it lies"
-    def __init__(self, i, p, state, names):
-        self.idx,self.states,self.p = [i],[state],p
+    def __init__(self, i, p, state, spec):
+        self.idx,self.states,self.p,self.spec = [i],[state],p,spec
         self.layout = _layout(p.numel(), p.device)
         self.p_flat = p.as_strided(*self.layout)
-        flats = [_keep_together([state], k, [p], p.numel()) for k in names]
+        flats = [_keep_together([state], k, [p], p.numel()) for k in spec.names]
         self.state_flats = [o.as_strided(*self.layout) for o in flats]
+        self.tensors = [state[k] for k in spec.names]
 
-    def takes(self, gs):
-        g = gs[self.idx[0]]
-        return g.stride()==self.p.stride() or _strides(g)==_strides(self.p)
+    def fits(self, p, g, state):
+        "Are parameter and state still what they were, and is the gradient like them?"
+        if state is not self.states[0] or not p.is_set_to(self.p): return False
+        if sum(isinstance(v, Tensor) for v in state.values()) != len(self.tensors): return False
+        if not _same([state.get(k) for k in self.spec.names], self.tensors): return False
+        return g.dtype==p.dtype and g.layout==p.layout and g.shape==p.shape
+
+    def grad(self, gs):
+        "The gradient, or a copy of it that is laid out like the parameter"
+        p,g = self.p,gs[self.idx[0]]
+        alike = g.stride()==p.stride() or _strides(g)==_strides(p)
+        return g if alike else torch.empty_like(p).copy_(g)
 
     def step(self, program, gs, nums):
-        g_flat = gs[self.idx[0]].as_strided(*self.layout)
-        if g_flat.numel(): program([self.p_flat,g_flat,*self.state_flats], nums)
+        g = self.grad(gs)
+        if g.numel(): program([self.p_flat,g.as_strided(*self.layout),*self.state_flats], nums)
+        if program.changes_grad: gs[self.idx[0]].copy_(g)
 
 class _Bag:
     "Small tensors that are stepped as one: copied to `scratch` and back, while their state stays together"
@@ -195,8 +213,6 @@ class _Bag:
         self.p_views,self.g_views = [_views(o, ps) for o in scratch]
         flats = [_keep_together(states, k, ps, n) for k in names]
         self.flats = [o.as_strided(*self.layout) for o in (*scratch,*flats)]
-
-    def takes(self, gs): return True
 
     def step(self, program, gs, nums):
         gs = [gs[i] for i in self.idx]
@@ -209,14 +225,17 @@ class _Bag:
 def _bag_numel(ps):
     "How many elements a bag of these has: on a GPU a multiple of 16, two at least"
     n = sum(p.numel() for p in ps)
-    if ps[0].device.type!='cuda': return max(2, n)
-    return max(32, (n+15)//16*16)
+    if not _takes_rows(ps[0].device): return max(2, n)
+    n_rows = max(2, -(-n//16))
+    return 16*n_rows
 
 # %% ../nbs/01_fused.ipynb #f0000007
 def _sort_by_size(ps, sizes):
     "The numbers of those `ps` that are stepped alone, and of the others in bags: one ends where about `sizes.bag` elements are full"
-    alone = [i for i,p in ps.items() if p.numel() >= sizes.small]
-    small = [i for i,p in ps.items() if p.numel() < sizes.small]
+    alone,small = [],[]
+    for i,p in ps.items():
+        large = p.numel() >= sizes.small and _is_dense(p)
+        (alone if large else small).append(i)
     total = sum(ps[i].numel() for i in small)
     room = min(sizes.bag, max(1<<12, total//2)) # two buffers take about as much as all small ones
     bags,total = defaultdict(list),0
@@ -225,11 +244,14 @@ def _sort_by_size(ps, sizes):
         bags[(total-1)//room].append(i)
     return alone,list(bags.values())
 
-def _parts(ps, states, spec, gather):
-    "What is stepped by one call each"
-    sizes = _sizes[spec.device.type] if gather else _Sizes(0, 0)
+def _parts(ps, states, spec, wholes, gather):
+    "What is stepped by one call each; some are known as `wholes` already"
+    sizes = _sizes[spec.device.type]
+    if not gather: sizes = sizes._replace(small=0)
     alone,bags = _sort_by_size(ps, sizes)
-    parts = [_Whole(i, ps[i], states[i], spec.names) for i in alone]
+    for i in alone:
+        if i not in wholes: wholes[i] = _Whole(i, ps[i], states[i], spec)
+    parts = [wholes[i] for i in alone]
     tensors = [[ps[i] for i in bag] for bag in bags]
     ns = list(map(_bag_numel, tensors))
     scratch = [torch.zeros(max(ns, default=0), dtype=d, device=spec.device) for d in spec.dtypes[:2]]
@@ -248,11 +270,11 @@ def _same(a, b):
 
 class _Batch:
     "Parameters of one kind"
-    def __init__(self, kind, ps, states, gather):
+    def __init__(self, kind, ps, states, wholes, gather):
         self.kind,self.why,self.idx = kind,kind.why,list(ps)
         self.states = [states[i] for i in ps]
         if self.why: return
-        self.parts = _parts(ps, states, kind.spec, gather)
+        self.parts = _parts(ps, states, kind.spec, wholes, gather)
         self.dims = {len(o.layout[0]) for o in self.parts}
         self.tensors = self._tensors()
         self.others = [k for k in self.states[0] if k not in kind.spec.names]
@@ -279,17 +301,13 @@ class _Batch:
             if opt._changed > _most: return self.idx,'what its step functions keep in the state changes from step to step'
             return self.idx,self.why
         gone = [k for k in self.others if k not in new]
-        eager = []
         for part in self.parts:
-            if not part.takes(gs):
-                eager += part.idx
-                continue
             part.step(programs[len(part.layout[0])], gs, nums)
             for s in part.states:
                 s.update(new)
                 for k in gone: del s[k]
         self.others = list(new)
-        return eager,'its gradient is laid out differently in memory'
+        return [],''
 
 # %% ../nbs/01_fused.ipynb #f0000009
 _tensor_types = Tensor,torch.nn.Parameter
@@ -306,13 +324,17 @@ def _why_not(p, g, tensors):
         alike = v.shape==p.shape and v.device==p.device and v.layout==p.layout
         if not alike: return f'its `{k}` is not shaped like it'
 
-def _kind(group, p, g, state):
-    "The `_Kind` of a parameter"
+def _others(state, names):
+    "What a state holds beside the tensors with these `names`"
+    return frozenset((k,type(v),v) for k,v in state.items() if k not in names)
+
+def _kind(group, p, g, state, whole=None):
+    "The `_Kind` of a parameter, of which some is known already if it was stepped as a `whole`"
+    if whole: return _Kind(group, whole.spec, _others(state, whole.spec.names), None)
     tensors = {k:_local(state[k]) for k in sorted(state) if isinstance(state[k], Tensor)}
-    others = frozenset((k,type(v),v) for k,v in state.items() if k not in tensors)
     dtypes = [o.dtype for o in (p,p,*tensors.values())]
     spec = _Spec(p.device, tuple(dtypes), tuple(tensors))
-    return _Kind(group, spec, others, _why_not(p, g, tensors))
+    return _Kind(group, spec, _others(state, tensors), _why_not(p, g, tensors))
 
 def _span(p):
     "How many bytes lie between the first element of a tensor and the end of the last one"
@@ -330,44 +352,57 @@ def _overlapping(ps):
     return found
 
 # %% ../nbs/01_fused.ipynb #f000000b
-def _look(g): return None if g is None else (g.dtype,g.layout,_lies(g))
+def _look(g): return None if g is None else (g.dtype,g.layout)
 
 class _Plan:
     "How the parameters with a gradient are stepped, while they, their gradients and their states stay what they are"
     def __init__(self, opt, cbs, ps, gs, gather):
         self.gather,self.cbs,self.ps = gather,list(cbs),ps
         self.looks = list(map(_look, gs))
-        self.active = [i for i,g in enumerate(gs) if g is not None]
+        self.groups = [i for i,pg in enumerate(opt.param_lists) for _ in pg]
+        self.active,self.eager = [],[]
+        for i,(p,g) in enumerate(zip(ps, gs)):
+            if g is None: continue
+            fuse = gather or p.numel() >= _alone
+            (self.active if fuse else self.eager).append(i)
         self.sharded = any(map(_is_sharded, ps))
         self.states = [opt.state[ps[i]] for i in self.active]
-        todo = [(ps[i],None,s,None) for i,s in zip(self.active, self.states)]
+        todo = [(ps[i],None,opt.state[ps[i]],None) for i in self.active+self.eager]
         opt._check_grads(todo)
         opt._follow(todo)
         self.local = [o.detach() for o in self._local(ps)]
+        self.shardings = self._shardings(gs)
         self.batches = self._batches(opt, gs)
 
     def _local(self, tensors):
         tensors = [tensors[i] for i in self.active]
         return list(map(_local, tensors)) if self.sharded else tensors
 
+    def _shardings(self, gs): return [_sharding(gs[i]) for i in self.active] if self.sharded else None
+
     def _batches(self, opt, gs):
-        groups = [i for i,pg in enumerate(opt.param_lists) for _ in pg]
         states = dict(zip(self.active, self.states))
-        ps,gs = dict(zip(self.active, self.local)),dict(zip(self.active, self._local(gs)))
+        ps = dict(zip(self.active, self.local))
+        gs = dict(zip(self.active, self._local(gs)))
         for i,s in states.items():
-            if not _alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
+            if self.sharded and not _sharded_alike(self.ps[i], s): ps[i] = self.ps[i] # it is stepped as a whole
         shared,kinds = _overlapping(ps),defaultdict(dict)
         for i,p in ps.items():
+            whole = opt._wholes.get(i)
+            if whole and not whole.fits(p, gs[i], states[i]): whole = opt._wholes.pop(i) and None
             try:
-                kind = _kind(groups[i], p, gs[i], states[i])
+                kind = _kind(self.groups[i], p, gs[i], states[i], whole)
                 if i in shared and not kind.why: kind = kind._replace(why='it shares memory with another')
                 kinds[kind][i] = p
-            except TypeError: kinds[_Kind(groups[i], None, None, 'its state holds something that cannot be compared')][i] = p
-        return [_Batch(kind, some, states, self.gather) for kind,some in kinds.items()]
+            except TypeError:
+                why = 'its state holds something that cannot be compared'
+                kinds[_Kind(self.groups[i], None, None, why)][i] = p
+        return [_Batch(kind, some, states, opt._wholes, self.gather) for kind,some in kinds.items()]
 
     def fits(self, opt, cbs, ps, gs):
         if not (_same(ps, self.ps) and _same(cbs, self.cbs)): return False
         if list(map(_look, gs)) != self.looks: return False
+        if self._shardings(gs) != self.shardings: return False
         states = [opt.state.get(ps[i]) for i in self.active]
         if not _same(states, self.states): return False
         if not all(map(Tensor.is_set_to, self._local(ps), self.local)): return False
@@ -405,10 +440,12 @@ class FusedOptimizer(ModOptimizer):
     ):
         super().__init__(params, cbs, **defaults)
         _check_compiler({p.device.type for p in chain.from_iterable(self.param_lists)})
-        self._recordings,self._said,self._compiled,self._changed = {},set(),0,0
+        self._recordings,self._wholes = {},{}
+        self._said,self._compiled,self._changed = set(),0,0
 
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        _check_not_captured()
         self._own_grads()
         cbs,hypers = self.cbs,self.hypers
         ps = list(chain.from_iterable(self.param_lists))
@@ -417,8 +454,10 @@ class FusedOptimizer(ModOptimizer):
             plan = self._plan_for(cbs, ps, gs)
             local = list(map(_local, gs)) if plan.sharded else gs
             for b in plan.batches:
-                eager,why = b.step(self, cbs, local, hypers[b.kind.group])
-                for i in eager: self._step_eagerly(cbs, ps[i], hypers[b.kind.group], why)
+                hyper = hypers[b.kind.group]
+                eager,why = b.step(self, cbs, local, hyper)
+                for i in eager: self._step_eagerly(cbs, ps[i], hyper, why)
+            for i in plan.eager: self._step_eagerly(cbs, ps[i], hypers[plan.groups[i]], '')
 
     def _plan_for(self, cbs, ps, gs):
         "The plan of the last step, if it fits, or a new one"
@@ -433,7 +472,7 @@ class FusedOptimizer(ModOptimizer):
         "What step functions do to a batch: a program for each number of dimensions, its numbers, and the rest of the state after it"
         key = batch.kind.group,batch.kind.spec
         last = self._recordings.get(key)
-        recording,nums,new = _note(cbs, batch.kind.spec, batch.states[0], hyper, last)
+        recording,nums,new = _note(cbs, key[1], batch.states[0], hyper, last)
         self._recordings[key] = recording
         programs = {dim: self._program(recording, dim) for dim in batch.dims}
         return programs,next(iter(programs.values())).nums(nums),new
@@ -454,10 +493,42 @@ class FusedOptimizer(ModOptimizer):
         _step(cbs, p, self.state[p], hyper)
 
     def __getstate__(self):
-        state = defaultdict(dict, {p:_alone(o) for p,o in self.state.items()})
-        return {**self.__dict__, 'state':state, '_plan':None, '_recordings':{}}
+        state = defaultdict(dict, {p:_with_own_memory(o) for p,o in self.state.items()})
+        return {**self.__dict__, 'state':state, '_plan':None, '_recordings':{}, '_wholes':{}}
 
-def _alone(state):
+def _with_own_memory(state):
     "`state` with copies of the tensors that are parts of a larger one"
-    def is_part(v): return isinstance(v, Tensor) and _local(v).untyped_storage().nbytes() > _local(v).nbytes
+    def is_part(v):
+        v = _local(v)
+        return isinstance(v, Tensor) and v.untyped_storage().nbytes() > v.nbytes
     return {k: v.clone() if is_part(v) else v for k,v in state.items()}
+
+# %% ../nbs/01_fused.ipynb #f000000d
+def _check_not_captured():
+    "Refuse to be part of a CUDA graph: it would replay this step's numbers for ever"
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError('A CUDA graph is being captured, which would freeze the learning rate and the step count of '
+                           'FusedOptimizer at what they are now: step outside of it')
+
+# %% ../nbs/01_fused.ipynb #f000000e
+def _fuse(opt):
+    "`opt` with its step functions in a `FusedOptimizer`"
+    if isinstance(opt, FusedOptimizer): return opt
+    if isinstance(getattr(opt, 'opt', None), Optimizer): # a wrapper, such as `Lookahead`
+        opt.opt = _fuse(opt.opt)
+        return opt
+    if type(opt) not in (Optimizer,ModOptimizer):
+        raise TypeError(f'Invalid opt_func: it makes a {type(opt).__name__}, which cannot be fused: it must be a fastai `Optimizer`, '
+                        'which is a list of step functions, or a wrapper of one')
+    res = FusedOptimizer(opt.param_lists, opt.cbs)
+    res.hypers = L(map(_Hypers, opt.hypers))
+    res.state.update(opt.state)
+    return res
+
+def _make_fused(opt_func, *args, **kwargs): return _fuse(opt_func(*args, **kwargs))
+
+def fused(
+    opt_func:Callable # A fastai optimizer, such as `Adam`, `ranger` or `partial(RAdam, wd=0.1)`
+) -> Callable: # The same optimizer with a compiled step
+    "Compile the step of any fastai optimizer"
+    return partial(_make_fused, opt_func)

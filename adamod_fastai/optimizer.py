@@ -17,8 +17,97 @@ from .fused import FusedOptimizer
 from .memory import _memory_hypers, len2beta3
 
 # %% auto #0
-__all__ = ['average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr', 'rescale_lr_avg', 'clip_rate', 'mean_rate',
-           'friction', 'rate_step', 'AdaMod', 'DiffGrad', 'DiffMod', 'DeepMemory']
+__all__ = ['AdaMod', 'DiffMod', 'DiffGrad', 'DeepMemory', 'average_grads', 'adaptive_rate', 'average_lr', 'average_seen_lr',
+           'rescale_lr_avg', 'clip_rate', 'mean_rate', 'friction', 'rate_step']
+
+# %% ../nbs/03_optimizer.ipynb #c36d77b3
+def AdaMod(
+    params:Tensor|Iterable, # Model parameters
+    lr:float|slice, # Default learning rate
+    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
+    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
+    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    eps:float=1e-5, # Added for numerical stability
+    wd:float=0.01, # Optional weight decay (true or L2)
+    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    paper:bool=True, # The rule of the paper, or that of the authors' released code?
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+) -> Optimizer:
+    "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
+    return _optimizer('AdaMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr))
+
+# %% ../nbs/03_optimizer.ipynb #54533b7d
+def DiffMod(
+    params:Tensor|Iterable, # Model parameters
+    lr:float|slice, # Default learning rate
+    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
+    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
+    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    eps:float=1e-5, # Added for numerical stability
+    wd:float=0.01, # Optional weight decay (true or L2)
+    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
+    version:int=0, # Which `friction`: 0, 1 or 2
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+) -> Optimizer:
+    "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
+    return _optimizer('DiffMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr))
+
+# %% ../nbs/03_optimizer.ipynb #e67203a2
+def DiffGrad(
+    params:Tensor|Iterable, # Model parameters
+    lr:float|slice, # Default learning rate
+    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
+    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
+    eps:float=1e-5, # Added for numerical stability
+    wd:float=0.01, # Optional weight decay (true or L2)
+    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    version:int=0, # Which `friction`: 0, 1 or 2
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+) -> Optimizer:
+    "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
+    cbs = _averages(decouple_wd) + [friction, rate_step]
+    return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version,
+                      bf16_stochastic_round=bf16_stochastic_round)
+
+# %% ../nbs/03_optimizer.ipynb #5d5eb0a2
+def DeepMemory(
+    params:Tensor|Iterable, # Model parameters
+    lr:float|slice, # Default learning rate
+    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
+    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
+    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
+    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    eps:float=1e-6, # Added for numerical stability
+    wd:float=0.01, # Optional weight decay (true or L2)
+    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
+    version:int=1, # Which `friction`: 0, 1 or 2
+    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
+    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
+    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
+    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+) -> Optimizer:
+    "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
+    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
+    return _optimizer('DeepMemory', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
+                      bf16_stochastic_round=bf16_stochastic_round,
+                      **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))
 
 # %% ../nbs/03_optimizer.ipynb #7cd8a040
 def average_grads(p, mom, sqr_mom, grad_avg=None, sqr_avg=None, **kwargs):
@@ -80,10 +169,10 @@ _frictions = (lambda d: d.abs_().sigmoid_(),
               lambda d: d.sigmoid_(),
               lambda d: d.abs_().div_(2).sigmoid_().mul_(9).sub_(4))
 
-def friction(p, version=0, prev_grad=None, **kwargs):
+def friction(p, version=0, prev_grad=None, grad_dtype=None, **kwargs):
     "How much the gradient of `p` changed since the last step, as a factor for the momentum"
     grad = p.grad.data
-    if prev_grad is None: prev_grad = torch.zeros_like(grad)
+    if prev_grad is None: prev_grad = torch.zeros_like(grad, dtype=grad_dtype)
     return {'friction': _frictions[version](prev_grad-grad), 'prev_grad': prev_grad.copy_(grad)}
 
 friction.defaults = dict(version=0)
@@ -111,84 +200,3 @@ def _optimizer(rule, fused, params, cbs, **hypers):
     opt = (FusedOptimizer if fused else ModOptimizer)(params, cbs, **hypers)
     opt.rule = rule
     return opt
-
-# %% ../nbs/03_optimizer.ipynb #c36d77b3
-def AdaMod(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
-    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The rule of the paper, or that of the authors' released code?
-    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
-) -> Optimizer:
-    "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
-    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
-    return _optimizer('AdaMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper,
-                             **_memory_hypers(beta3, len_memory, follow_lr))
-
-# %% ../nbs/03_optimizer.ipynb #e67203a2
-def DiffGrad(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    version:int=0, # Which `friction`: 0, 1 or 2
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
-) -> Optimizer:
-    "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
-    cbs = _averages(decouple_wd) + [friction, rate_step]
-    return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version)
-
-# %% ../nbs/03_optimizer.ipynb #54533b7d
-def DiffMod(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
-    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
-    version:int=0, # Which `friction`: 0, 1 or 2
-    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
-) -> Optimizer:
-    "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
-    return _optimizer('DiffMod', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
-                             **_memory_hypers(beta3, len_memory, follow_lr))
-
-# %% ../nbs/03_optimizer.ipynb #5d5eb0a2
-def DeepMemory(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Learning rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits the run
-    len_memory:float=None, # Number of batches to remember, at least 1: instead of `beta3`, which is 1-1/`len_memory`
-    eps:float=1e-6, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The rate of the AdaMod paper, or that of its authors' released code?
-    version:int=1, # Which `friction`: 0, 1 or 2
-    skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
-) -> Optimizer:
-    "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
-    cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
-    return _optimizer('DeepMemory', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, paper=paper, version=version,
-                             **_memory_hypers(beta3, len_memory, follow_lr, default=len2beta3(200)))

@@ -5,9 +5,7 @@
 # %% ../nbs/06_runs.ipynb #e798ac9c
 from __future__ import annotations
 
-import math, multiprocessing, os, pickle, signal, sys, threading, time, traceback, warnings
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import math, threading, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from weakref import WeakValueDictionary
@@ -18,12 +16,7 @@ import torch
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore', FutureWarning) # fastai's, about torch: a command is to be silent but for what it says
-    from fastcore.foundation import L
-    from fastai.torch_core import no_random
-    from fastai.optimizer import Adam, RAdam, SGD, ranger
-    from fastai.callback.core import CancelFitException
-    from fastai.learner import Learner
-    from fastai.callback.progress import ProgressCallback
+    from fastai.basics import Adam, CancelFitException, L, Learner, RAdam, SGD, no_random, ranger
     from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo, combine_scheds
     from fastai.callback.tracker import TerminateOnNaNCallback
 
@@ -61,12 +54,6 @@ def _count(arg, v):
     try: n = int(v) if isinstance(v, str) or int(v)==v else 0
     except (TypeError, ValueError, OverflowError): n = 0
     if n < 1: raise ValueError(f'Invalid {arg}: {v!r}, it must be a whole number, at least 1')
-    return n
-
-def _jobs(v):
-    n = _count('jobs', v)
-    if n > 1 and multiprocessing.current_process().daemon:
-        raise ValueError(f'Invalid jobs: {v!r}, a process of a multiprocessing.Pool may not start others: it must be 1 there')
     return n
 
 def _numbers(arg, v, ok, want, **names):
@@ -145,8 +132,12 @@ def _smooth(losses):
 
 def _rise(losses): return float(np.diff(_smooth(losses)).clip(0).sum())
 
-# %% ../nbs/06_runs.ipynb #98f01ff1
-_one_run = threading.RLock()
+# %% ../nbs/06_runs.ipynb #d92d0f2e
+def _renew_lock():
+    global _one_run
+    _one_run = threading.RLock()
+
+_renew_lock()
 
 @contextmanager
 def _alone(seed, one_thread):
@@ -213,86 +204,3 @@ def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, memory=0., warmup=0
     losses = watch.raw_losses
     return dict(metrics=_metrics(learn, watch, clipped), seconds=round(seconds, 3), diverged=watch.diverged,
                 loss_rise=_rise(losses), batches=len(losses), losses=losses)
-
-# %% ../nbs/06_runs.ipynb #94981096
-def _outcome(run, job):
-    "What comes of `job`: its result, or its error and where that was raised, which not every engine hands back"
-    try: return run(job),None,''
-    except BaseException as e:
-        where = traceback.format_exc()
-        try: pickle.loads(pickle.dumps(e))
-        except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
-        return None,e,where
-
-# %% ../nbs/06_runs.ipynb #eef55b70
-def _as_done(run, futures):
-    "Yield each job of `futures`, pairs of a future and its job, with its result as it is done"
-    while futures:
-        asked = [(f.done(),f,o) for f,o in futures]
-        futures = [(f,o) for done,f,o in asked if not done]
-        errors = []
-        for _,f,job in (o for o in asked if o[0]):
-            try:
-                res,error,where = f.result()
-                if error: error.__cause__ = RuntimeError(f'in another process:\n\n{where}')
-            except Exception as e:
-                error = ChildProcessError(f'The run {run.name(job)} was lost: {type(e).__name__}: {e}')
-                error.__cause__ = e
-            if error: errors.append(error)
-            else: yield job,res
-        if errors: raise errors[0]
-        if futures: time.sleep(0.02)
-
-def _elsewhere(run, todo, executor):
-    "Yield each of `todo` with its result as it is done by `executor`"
-    futures = []
-    try:
-        for o in todo: futures.append((executor.submit(_outcome, run, o),o))
-        yield from _as_done(run, futures)
-    finally:
-        for f,_ in futures: f.cancel()
-
-# %% ../nbs/06_runs.ipynb #6a492f7d
-def _can_fork(): return sys.platform == 'linux' and not torch.accelerator.is_available()
-
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-def _begin(run, doing):
-    "Make a new process one that does runs"
-    global _mine,_one_run
-    for o,handler in {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}.items(): signal.signal(o, handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.stdout = sys.stderr
-    _mine,_one_run = (run,doing),threading.RLock() # a thread that is not here may have held the old lock
-
-def _do(i, job):
-    "Do `job`, the `i`-th, in a process that has begun"
-    run,doing = _mine
-    doing[i] = os.getpid()
-    try: return _outcome(run, job)
-    finally: doing[i] = 0
-
-def _side_by_side(run, todo, n):
-    "Yield each of `todo` with its result as it is done by one of `n` processes"
-    ctx = multiprocessing.get_context('fork' if _can_fork() else 'spawn')
-    doing = ctx.RawArray('l', len(todo)) # which process is at which run
-    pool = ProcessPoolExecutor(n, ctx, _begin, (run,doing))
-    processes = pool._processes # those that `kill_workers` of Python 3.14 ends
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
-            futures = [(pool.submit(_do, i, o),o) for i,o in enumerate(todo)]
-        yield from _as_done(run, futures)
-    except ChildProcessError as e:
-        if not isinstance(e.__cause__, BrokenProcessPool): raise
-        pool.shutdown()
-        codes = {p.pid: p.exitcode for p in processes.values()}
-        died = [(run.name(o),codes.get(pid)) for pid,o in zip(doing, todo) if pid]
-        died = [o for o in died if o[1] != -signal.SIGTERM] or died # which is how the pool ends the others
-        names = ', '.join(f'{name} (exit code {code})' for name,code in died)
-        raise ChildProcessError(f'A process died in the run {names}' if names else f'A process died: {e.__cause__}') from e
-    finally:
-        for p in list(processes.values()): p.kill()
-        pool.shutdown()

@@ -11,6 +11,7 @@ from hashlib import sha256
 from importlib.util import find_spec, module_from_spec, resolve_name, spec_from_file_location
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from types import FunctionType, MethodType, ModuleType
 from uuid import uuid4
 
@@ -36,7 +37,7 @@ def _file(module):
     installed = path and {'site-packages','dist-packages'} & set(Path(path).parts)
     return path if path and path.endswith('.py') and not installed else None
 
-_read = {}
+_read,_parsing = {},Lock()
 
 def _source(module):
     "The source of one's own `module` as first seen: an edit changes what runs only when the module is loaded again"
@@ -50,13 +51,14 @@ def _imports(module):
     "The names of what one's own `module` imports, anywhere in it"
     package = module if Path(_file(module)).stem == '__init__' else module.rpartition('.')[0]
     yield package
-    for o in ast.walk(ast.parse(_source(module))):
+    with _parsing: tree = ast.parse(_source(module)) # Python 3.11 cannot do it in two threads
+    for o in ast.walk(tree):
         if isinstance(o, ast.Import): yield from (a.name for a in o.names)
         if isinstance(o, ast.ImportFrom):
             base = resolve_name('.'*o.level + (o.module or ''), package)
             yield from (base, *(f'{base}.{a.name}' for a in o.names))
 
-# %% ../nbs/07_store.ipynb #cfae16e1
+# %% ../nbs/07_store.ipynb #7dacc261
 class _FileTask:
     "The function `name` in the file `path`, loaded from there in each process that it is sent to"
     def __init__(self, path, name):
@@ -69,13 +71,14 @@ class _FileTask:
         spec.loader.exec_module(module)
         self.__wrapped__ = getattr(module, name, None)
         for o in {o.partition('.')[0] for o in _imports(self.__module__)}:
-            there,beside = _file(o),[p for p in (folder/f'{o}.py', folder/o/'__init__.py') if p.is_file()]
-            if there and beside and not beside[0].samefile(there): raise ImportError(f'{o} is {there} already, not {beside[0]}')
+            there,beside = _file(o),folder/f'{o}.py'
+            if not beside.is_file(): beside = folder/o/'__init__.py'
+            if there and beside.is_file() and not beside.samefile(there): raise ImportError(f'{o} is {there} already, not {beside}')
 
     def __call__(self, opt_func): return self.__wrapped__(opt_func)
     def __reduce__(self): return _FileTask,(self.path,self.__name__)
 
-# %% ../nbs/07_store.ipynb #bae37c39
+# %% ../nbs/07_store.ipynb #72273ea7
 def _digest(v):
     "A hash of all that `v` holds; one that comes only once if `v` cannot be saved"
     buf = BytesIO()
@@ -97,8 +100,9 @@ class _Own:
     def add(self, o):
         "Add the function, class, module or value `o`"
         more = []
-        if isinstance(o, partial): # whose name shows plain values
-            more = [o.func, *(v for v in (*o.args, *o.keywords.values()) if not isinstance(v, _exact) or _show(v) != repr(v))]
+        if isinstance(o, partial):
+            held = *o.args,*o.keywords.values()
+            more = [o.func, *(v for v in held if not isinstance(v, _exact) or _show(v) != repr(v))] # its name shows the others
         elif isinstance(o, MethodType): more = [o.__func__,o.__self__]
         elif isinstance(o, ModuleType): self.add_module(o.__name__)
         elif isinstance(o, (FunctionType,type)): more = self.defined(o)
@@ -124,16 +128,19 @@ class _Own:
         in_cell = not _file(name) and (name == '__main__' or name not in sys.modules)
         if _file(name) or in_cell: self.parts.append(o.__qualname__)
         elif name.partition('.')[0] not in ('adamod_fastai','fastai','builtins'): self.parts.append(f'{name}.{o.__qualname__}')
-        if isinstance(o, type): return [v for v in (*o.__bases__, *vars(o).values()) if isinstance(v, (type,FunctionType))]*in_cell
+        if isinstance(o, type):
+            inside = [*o.__bases__, *vars(o).values()] if in_cell else []
+            return [v for v in inside if isinstance(v, (type,FunctionType))]
         code = o.__code__
         if in_cell: self.parts.append(''.join(linecache.getlines(code.co_filename)) or uuid4().hex)
         if o.__name__ == '<lambda>': self.parts.append(repr((code.co_firstlineno, code.co_code, code.co_names, code.co_consts)))
         try: names = inspect.getclosurevars(o)
         except ValueError: return [uuid4().hex] # a name in it has no value yet
         named = names.globals.values() if _file(name) or in_cell else []
-        return [*names.nonlocals.values(), *(v for v in named if isinstance(v, (ModuleType,FunctionType,type,partial,*_exact)))]
+        seen = ModuleType,FunctionType,type,partial,*_exact
+        return [*names.nonlocals.values(), *(v for v in named if isinstance(v, seen))]
 
-# %% ../nbs/07_store.ipynb #94c452cc
+# %% ../nbs/07_store.ipynb #507757e2
 def _place(f, out):
     "The file that the function `f` is in, as seen from the folder `out`, or its module if no file is one's own"
     while isinstance(f, partial): f = f.func
@@ -155,7 +162,9 @@ def _run_of(line):
     "The run that the text `line` is"
     run = json.loads(line)
     run['metrics'] = {k: _number(v) for k,v in run['metrics'].items()}
-    if run['diverged']: run.update(losses=[_number(o) for o in run.get('losses', [])], loss_rise=_number(run['loss_rise']))
+    if run['diverged']:
+        run['loss_rise'] = _number(run['loss_rise'])
+        run['losses'] = [_number(o) for o in run['losses']]
     return run
 
 def _read_runs(path):
@@ -164,13 +173,13 @@ def _read_runs(path):
     whole = data.rfind(b'\n')+1
     if whole < len(data): os.truncate(path, whole)
     try: return {_key(o): o for o in map(_run_of, data[:whole].decode().splitlines())}
-    except (ValueError, TypeError, KeyError, AttributeError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
+    except (ValueError, TypeError, LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
 
 def _frame(runs):
     "A row for each of `runs`; what one looks for first stands first"
     metrics = list(dict.fromkeys(k for o in runs for k in o['metrics']))
     cols = [*_settings[:4], *metrics, 'seconds', 'diverged', 'loss_rise', 'batches', *_settings[4:], 'losses']
-    return pd.DataFrame([{'losses': [], **o, **o['metrics']} for o in runs], columns=cols)
+    return pd.DataFrame([{**o, **o['metrics']} for o in runs], columns=cols)
 
 def _key(settings): return tuple(settings[k] for k in _settings)
 
@@ -212,7 +221,7 @@ class _Results:
 
     def add(self, settings, result):
         "Keep the `result` of the run with these `settings`"
-        run = {**settings, **result, 'losses': [float(f'{o:.6g}') for o in result.get('losses', [])]}
+        run = {**settings, **result, 'losses': [float(f'{o:.6g}') for o in result['losses']]}
         if self.lock:
             with open(self.path, 'a', encoding='utf-8', newline='') as f: f.write(json.dumps(_plain(run))+'\n')
         self.runs[_key(settings)] = run

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 import torch
 from torch import Tensor
-from .core import _Refused, _OnlyElementwise, _run
+from .steps import _OnlyElementwise, _Refused, _run_rounded
 
 # %% auto #0
 __all__ = []
@@ -213,7 +213,7 @@ def _note(cbs, spec, state, hyper, last=None):
     p,grad,*olds = map(tape.new, spec.dtypes)
     p.grad = grad
     state.update(zip(spec.names, olds))
-    try: _run(cbs, p, state, hyper)
+    try: _run_rounded(cbs, p, state, hyper)
     except _Refused as e: raise _Refused(f'a step function {e}') from None
     except Exception as e: raise _Refused(f'a step function does not run on stand-ins: {type(e).__name__}: {e}') from None
     news = [state.pop(k, None) for k in spec.names]

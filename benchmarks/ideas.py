@@ -12,6 +12,7 @@ from fastai.optimizer import step_stat, weight_decay
 
 from adamod_fastai.all import *
 from adamod_fastai.tasks import *
+from without_losses import without_losses
 
 def average_grow(p, rate, step, beta3, lr_avg=None, start=10, **kwargs):
     return average_lr(p, rate, beta3=1-1/max(start, step), lr_avg=lr_avg)
@@ -47,3 +48,4 @@ if __name__ == '__main__':
         compare(get_learner, follow, lrs, memory=0.15, **args) # the same as the published one where the rate is constant
         compare(get_learner, ideas, lrs, **args)
         compare(get_learner, ideas, flat, schedule='flat', **args)
+        without_losses(args['out'])

@@ -1,17 +1,19 @@
 #!/usr/bin/env python
 """The time of one optimizer step, as a ratio to torch's fused AdamW, and the memory it takes.
 
-    python benchmarks/step_time.py [--device cpu|cuda] [--json FILE] [--shapes NAME ...] [--reps N]
+    python benchmarks/step_time.py [--device cpu|cuda] [--json FILE] [--shapes NAME ...] [--reps N] [--against REVISION]
 
 Every optimizer steps the same parameters in turn, and the medians of those rounds are compared, so that a busy machine
 slows all of them alike. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
 AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `DiffMod traffic` reads and writes those 11 and
 computes next to nothing, compiled in the same way: the floor in practice. `GB/s` is what must be read and written by the time.
 `first` is the first two steps, in which the fused optimizers compile: each shape anew, the first one without anything cached.
-`extra` is the most memory that is held during a step beside parameters, gradients and state.
+`extra` is the most memory that is held during a step beside parameters, gradients and state. `--against` lets the fused
+optimizers of an earlier revision of this repository take turns with the others.
 """
-import argparse, json, os, platform, sys, tempfile, time, warnings
+import argparse, importlib, io, json, os, platform, subprocess, sys, tarfile, tempfile, time, warnings
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', tempfile.mkdtemp())
@@ -38,6 +40,7 @@ OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
         'torch AdamW foreach': partial(torch.optim.AdamW, lr=LR, foreach=True),
         'torch AdamW single':  partial(torch.optim.AdamW, lr=LR, foreach=False),
         'fastai Adam':         partial(Adam, lr=LR),
+        'fastai Adam fused':   fused.fused(partial(Adam, lr=LR)),
         'pytorch_optimizer AdaMod': partial(PublishedAdaMod, lr=LR, weight_decay=1e-2),
         'AdaMod':        partial(AdaMod, lr=LR),
         'AdaMod fused':  partial(AdaMod, lr=LR, fused=True),
@@ -45,6 +48,16 @@ OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
         'DiffMod fused': partial(DiffMod, lr=LR, fused=True),
         'DiffMod traffic': partial(fused.FusedOptimizer, cbs=traffic, lr=LR)}
 BASE = 'torch AdamW fused'
+
+def add_earlier(revision):
+    "The fused optimizers of an earlier `revision`, under their names with it"
+    path = tempfile.mkdtemp()
+    files = subprocess.run(['git','archive',revision,'adamod_fastai'], cwd=Path(__file__).parent.parent, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(files)) as f: f.extractall(path, filter='data')
+    Path(path, 'adamod_fastai').rename(Path(path, 'earlier'))
+    sys.path.insert(0, path)
+    earlier = importlib.import_module('earlier.optimizer')
+    for k in 'AdaMod','DiffMod': OPTS[f'{k} fused, {revision}'] = partial(getattr(earlier, k), lr=LR, fused=True)
 
 def resnet(name):
     import torchvision
@@ -152,7 +165,9 @@ def main():
     parser.add_argument('--json', metavar='FILE', help='write machine and measurements to FILE')
     parser.add_argument('--shapes', nargs='+', choices=SHAPES, default=list(SHAPES), metavar='NAME', help=', '.join(SHAPES))
     parser.add_argument('--reps', type=int, default=60, help='rounds, of which the median is taken')
+    parser.add_argument('--against', metavar='REVISION', help='an earlier revision, such as 3592636')
     args = parser.parse_args()
+    if args.against: add_earlier(args.against)
     rows = []
     for name in args.shapes:
         print(f'{name} ...', file=sys.stderr)

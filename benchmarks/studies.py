@@ -19,6 +19,7 @@ from held_back import held_back
 from looking import looking
 from tasks import long_learner, new_tasks
 from translation import inverse_sqrt, translation_learner
+from without_losses import without_losses
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
@@ -116,3 +117,5 @@ if __name__ == '__main__':
                **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
                'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
     for o in sys.argv[1:] or studies: studies[o]()
+    for o in out.glob('*/**/runs.jsonl'):
+        if o.parts[-3] in ('table','deep') or o.parts[-2]=='long': without_losses(o.parent)

@@ -3,7 +3,8 @@
 # Hours on one core; what is there already is not run again, so it can be interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-study() { out=nbs/results/$1; shift; echo "$out"; adamod-compare --jobs "${JOBS:-1}" --out "$out" "$@" >/dev/null; rm "$out"/*.png; }
+study() { out=nbs/results/$1; shift; echo "$out"; adamod-compare --jobs "${JOBS:-1}" --out "$out" "$@" >/dev/null; rm "$out"/*.png; keep "$out"; }
+keep() { case $1 in */warmup/transformer|*/own-weights) ;; *) python benchmarks/without_losses.py "$1" ;; esac; } # whose losses are drawn
 
 memories=0.02,0.05,0.1,0.15,0.3,1,3
 ten=AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD
@@ -16,7 +17,7 @@ warmup() { # tutorial "Is a warm-up needed?"
     study warmup/own-weights --task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod
 }
 switch() { # tutorial "Is there a last percent in SGD?"
-    echo nbs/results/switch; python benchmarks/switch.py nbs/results/switch
+    echo nbs/results/switch; python benchmarks/switch.py nbs/results/switch; keep nbs/results/switch
 }
 rare_rows() { echo nbs/rare_rows.csv; python benchmarks/rare_rows.py; } # page "Where does it work?"
 memory_digits()   { for o in flat one_cycle; do study memory/digits   --task digits   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5; done; }

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest
 
-from adamod_fastai.compare import main
+from adamod_fastai.compare import _watched, main
 from comparisons import command, env, rows, run
 
 bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
@@ -178,3 +178,46 @@ def test_command_interrupted(tmp_path, jobs):
     after = rows(path)
     assert (res.returncode,res.stderr,len(after))==(0,f"{len(before)} of 12 runs were in 'adamod-compare' already\n",12)
     assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
+
+# --- files that are alike
+
+one_file = 'from comparisons import *\n' \
+           'def get_learner(opt_func):\n    learn = tiny(opt_func)\n    learn.dls = data()\n    return learn\n'
+data = 'import torch\nfrom pathlib import Path\nscale = float((Path(__file__).parent/"data.txt").read_text())\n' \
+       'def data():\n    x = torch.linspace(-1, 1, 144).view(-1,3).sin()\n    ds = TensorDataset(x, scale*x.sum(1, keepdim=True))\n' \
+       '    return DataLoaders(DataLoader(ds, bs=8, shuffle=True), DataLoader(ds, bs=8))\n'
+
+def maes(res): return [next(k for k in o.splitlines() if k.startswith('Adam ')).split()[1] for o in res.stdout.split('\n\n')[1:-1:2]]
+
+def test_two_files_alike_but_for_their_data_are_two_tasks(tmp_path, here, monkeypatch):
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    for o,scale in dict(a=1, b=100).items():
+        (tmp_path/o).mkdir()
+        (tmp_path/o/'task.py').write_text(one_file+data)
+        (tmp_path/o/'data.txt').write_text(str(scale))
+    args = '--opts Adam --lrs 1e-2 --epochs 1 --seeds 1 --out res'.split()
+    both = maes(here(['--task','a/task.py:get_learner,b/task.py:get_learner',*args], tmp_path))
+    alone = [maes(here(['--task',f'{o}/task.py:get_learner',*args,'--out',f'res_{o}'], tmp_path))[0] for o in 'ab']
+    assert both==alone and float(both[1]) > 20*float(both[0])
+    assert {o['file'] for o in rows(tmp_path/'res'/'results.csv')}=={'../a/task.py','../b/task.py'}
+
+def test_two_files_that_import_what_has_one_name_do_not_go_together(tmp_path, here):
+    for o in 'ab':
+        (tmp_path/o).mkdir()
+        (tmp_path/o/'task.py').write_text('from my_data import get_learner\n')
+        (tmp_path/o/'my_data.py').write_text(f'def get_learner(opt_func): return {o!r}\n')
+    res = here(['--task','a/task.py:get_learner,b/task.py:get_learner'], tmp_path)
+    assert res.returncode==2 and len(res.stderr.splitlines())==1
+    assert "Invalid task: 'b/task.py:get_learner'" in res.stderr and 'my_data is ' in res.stderr
+
+# --- what one sees
+
+def test_without_a_terminal_there_is_a_line_now_and_then(capfd):
+    assert list(_watched(iter('abc'), 3, str, every=0))==list('abc')
+    assert capfd.readouterr().err.splitlines()==[f'{i} of 3 runs are done' for i in (1,2,3)]
+    assert list(_watched(iter('abc'), 3, str))==list('abc') and capfd.readouterr()==('','')
+
+@pytest.mark.slow
+def test_one_seed_has_no_standard_deviation(here, tmp_path):
+    head = here('--task digits --opts Adam --lrs 1e-2 --epochs 1 --seeds 1'.split(), tmp_path).stdout.splitlines()[0]
+    assert head=='digits, one_cycle, 1 epoch: accuracy, of one seed, * best of each learning rate'

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
 from fastai.learner import mk_metric
 
-from adamod_fastai.compare import compare_table, plot_losses, plot_metric
+from adamod_fastai.shown import compare_table, opt_styles, plot_losses, plot_metric
 
 # The table and the pictures
 
@@ -125,3 +125,23 @@ def test_an_optimizer_looks_the_same_in_all_pictures_and_as_no_other(opts):
     alone = plot_metric(df[df.opt=='A'].assign(opt='AdaMod')).containers[0].lines[0].get_color()
     assert alone == looks.get('AdaMod', (alone,))[0] and alone not in [v[0] for k,v in looks.items() if len(k) > 1 and k != 'AdaMod']
     plt.close('all')
+
+@pytest.mark.parametrize('a,b,stars', [(.2474,.2471,''), (.2484,.2471,'A'), (.2471,.2484,'B'), (.3,.3,'')])
+def test_what_looks_the_same_has_no_star(a, b, stars):
+    df = pd.DataFrame([dict(opt=o, lr=0.1, seed=0, valid_loss=1., accuracy=v, seconds=1., diverged=False) for o,v in zip('AB', (a,b))])
+    table = compare_table(df)['0.1']
+    assert [o for o in 'AB' if '*' in table[o]]==list(stars)
+
+def test_one_run_has_no_standard_deviation():
+    df = frame()
+    assert plot_metric(df[(df.seed==0)]).get_title()=='of one run'
+    assert plot_metric(df).get_title()=='mean ± standard deviation of 3 runs, × diverged'
+    plt.close('all')
+
+def test_variants_of_an_optimizer_have_its_colour_and_other_lines():
+    opts = ['AdaMod','AdaMod-1000','AdaMod, memory 10%','AdaMod, memory 30%','Adam','Adam, warm-up 10%','mine']
+    looks = opt_styles(opts)
+    colours = {k: v['color'] for k,v in looks.items()}
+    assert list(looks)==opts and len({str(o) for o in looks.values()})==len(opts)
+    assert len({colours[o] for o in opts[:4]})==1 and colours['Adam']==colours['Adam, warm-up 10%'] and len(set(colours.values()))==3
+    for o in opts[:6]: assert opt_styles([o])[o]['color']==colours[o]

@@ -57,15 +57,15 @@ def test_steps(opt_func, kwargs, dtype, fake):
 
 def measure(cb, opt):
     "What `cb` does after a step of a fit"
-    cb.learn = SimpleNamespace(opt=opt)
-    cb._fitting,cb._layer_of = True,{}
+    cb.learn = SimpleNamespace(opt=opt, model=torch.nn.Module(), cbs=[], n_iter=3000, n_epoch=1, train_iter=0)
+    cb._training = True
     cb.after_step()
     return cb
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod])
 def test_clipped_fraction(opt_func, fake):
     cb = measure(ClippedFraction(), stepped(opt_func))
-    assert cb._pending[0][2].device.type == 'cuda' and cb.steps == [0]
+    assert cb._pending[0][1].device.type == 'cuda' and cb.steps == [0]
 
 @pytest.mark.parametrize('opt_func', OPTS)
 def test_rate_histogram(opt_func, fake):

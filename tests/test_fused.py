@@ -1,11 +1,12 @@
-import copy, gc, io, math, pickle, warnings
+import copy, gc, io, math, os, pickle, subprocess, sys, time, warnings
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from fastai.basics import load_learner
-from fastai.optimizer import Lookahead, adam_step, average_grad, average_sqr_grad, step_stat, weight_decay
+from fastai.optimizer import (SGD, Adam, Lamb, Lookahead, OptimWrapper, QHAdam, RAdam, RMSProp, adam_step, average_grad, average_sqr_grad,
+                              ranger, step_stat, weight_decay)
 from fastai.callback.all import combined_cos
 
 from adamod_fastai import fused
@@ -164,6 +165,27 @@ def test_gradients_that_come_and_go():
     assert len({twins.opts[1].state[p]['step'] for _,p in twins.pairs}) > 2
     twins.check()
 
+def test_another_set_of_gradients_at_each_step():
+    twins = Twins(AdaMod, few(*[(70,70),(20,30)]*6, (80,80)) + [torch.randn(80, 140)[:,::2]])
+    for i in range(30): twins.step(skip=[o for o in range(14) if (o*7+i*5)%4])
+    twins.check()
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(8,8),(64,64),(200,200)])
+def test_another_set_of_gradients_at_each_step_is_no_slower_than_eagerly(shape):
+    "A quarter of 400 tensors; processor time, the lower quartile of 30 steps"
+    ps = [nn.Parameter(torch.randn(shape)) for _ in range(400)]
+    opts,times = [AdaMod(ps, lr=1e-5, fused=f) for f in (False,True)],([],[])
+    for _ in range(50):
+        for p in ps: p.grad = None
+        for i in torch.randperm(400)[:100]: ps[i].grad = torch.randn(shape)
+        for opt,found in zip(opts, times):
+            start = time.thread_time()
+            opt.step()
+            found.append(time.thread_time()-start)
+    eager,fused = [sorted(o[20:])[7] for o in times]
+    assert fused < 1.15*eager
+
 def test_unfreezing_later():
     twins = Twins(AdaMod, few(), few())
     for i in range(40): twins.step(skip=(0,1,2) if i<13 else ())
@@ -183,12 +205,29 @@ def test_changing_the_version():
     for i in range(40): twins.step(version=i//14)
     twins.check()
 
-def test_gradients_laid_out_differently():
-    twins = Twins(AdaMod, few((300,300),(20,30)))
-    with pytest.warns(UserWarning, match='laid out differently'):
-        for _ in range(10):
-            for p,q in twins.pairs: p.grad = q.grad = spread(p.shape[::-1]).t()
-            for opt in twins.opts: opt.step()
+@pytest.mark.parametrize('decouple_wd', [True,False])
+def test_gradients_laid_out_differently(decouple_wd):
+    twins = Twins(partial(AdaMod, decouple_wd=decouple_wd), few((300,300),(20,30)))
+    for _ in range(10):
+        for p,q in twins.pairs:
+            g = spread(p.shape[::-1]).t()
+            p.grad,q.grad = g,torch.empty_like(g).copy_(g)
+        for opt in twins.opts: opt.step()
+    twins.check()
+
+def test_a_dimension_of_one_element_may_have_any_stride():
+    "As the weights of a convolution of 1×1 have in channels last, and their gradients otherwise"
+    twins = Twins(AdaMod, [torch.randn(512, 1, 1, 256).permute(0, 3, 1, 2)])
+    for _ in range(5):
+        for p,q in twins.pairs:
+            p.grad = torch.randn(512, 256, 1, 1)
+            q.grad = p.grad.clone()
+        assert twins.pairs[0][0].stride() != p.grad.stride()
+        for opt in twins.opts: opt.step()
+        q = twins.pairs[0][1]
+        if opt.state[q]['step'] > 2: assert allocated(opt.step) < 10_000 # nothing is copied to be laid out differently
+        else: opt.step()
+        twins.opts[0].step()
     twins.check()
 
 def test_parameters_whose_data_is_replaced():
@@ -198,6 +237,27 @@ def test_parameters_whose_data_is_replaced():
             for p,q in twins.pairs: p.data,q.data = p.data.clone(),q.data.clone()
         twins.step()
     twins.check()
+
+def test_data_that_is_transposed():
+    "Another view of the same memory"
+    twins = Twins(AdaMod, few((300,300),(30,30)))
+    for i in range(10):
+        if i in (4,7):
+            for p,q in twins.pairs: p.data,q.data = p.data.t(),q.data.t()
+        twins.step()
+    twins.check()
+
+def test_data_that_shrinks_is_an_error_as_it_is_eagerly():
+    for opt,ps in zip((o := Twins(AdaMod, few((300,300)))).opts, o.ps):
+        for _ in range(3):
+            for p in ps[0]: p.grad = torch.randn_like(p)
+            opt.step()
+        ps[0][0].grad = None
+        ps[0][0].data = ps[0][0].data[:1]
+        ps[0][0].grad = torch.randn(1, 300)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            with pytest.raises(RuntimeError, match='shape'): opt.step()
 
 @pytest.mark.parametrize('change', [lambda o, cbs: setattr(o, 'cbs', cbs),
                                     lambda o, cbs: [o.cbs.__setitem__(i, cb) for i,cb in enumerate(cbs)]],
@@ -359,6 +419,45 @@ def same_steps(cbs, n=40, **hypers):
 def test_fastai_adam():
     cbs = [weight_decay, partial(average_grad, dampening=True), average_sqr_grad, step_stat, adam_step]
     same_steps(cbs, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01)
+
+def trained(opt_func, n=20):
+    torch.manual_seed(6)
+    ps = [nn.Parameter(o) for o in few((300,300),(20,30),())]
+    return ps,more(opt_func([ps[:2],ps[2:]]), n)
+
+@pytest.mark.parametrize('opt_func', [partial(f, lr=1e-3) for f in (Adam,SGD,RMSProp,partial(RAdam, wd=0.1),QHAdam,ranger,partial(AdaMod))],
+                         ids='Adam SGD RMSProp RAdam QHAdam ranger AdaMod'.split())
+def test_any_optimizer_of_fastai(opt_func):
+    (ps,a),(qs,b) = trained(opt_func),trained(fused.fused(opt_func))
+    assert type(b) is (Lookahead if type(a) is Lookahead else FusedOptimizer)
+    assert list(b.hypers) == list(a.hypers)
+    assert isinstance(b.opt if type(b) is Lookahead else b, FusedOptimizer)
+    for p,q in zip(ps, qs): torch.testing.assert_close(q, p, atol=TOL, rtol=TOL)
+
+def test_a_fused_opt_func_can_be_pickled_and_trains(tmp_path):
+    learn = quiet(ordered_learner(fused.fused(ranger), path=tmp_path))
+    learn.fit_one_cycle(1)
+    learn.export('a.pkl')
+    assert load_learner(tmp_path/'a.pkl').opt_func.args == (ranger,)
+
+def test_one_that_looks_at_norms_says_why():
+    with pytest.warns(UserWarning, match='fused=True.*not elementwise|norm|mean'): trained(fused.fused(partial(Lamb, lr=1e-3)), 4)
+
+def test_one_that_is_not_made_of_step_functions_says_so():
+    with pytest.raises(TypeError, match='OptimWrapper.*step functions'):
+        fused.fused(partial(OptimWrapper, opt=torch.optim.Adam))([torch.ones(2)], lr=0.1)
+
+def test_a_view_that_is_changed_is_eager_and_says_so():
+    def bits(p, lr, **kwargs): p.data.view(torch.int32).bitwise_and_(-65536)
+    with pytest.warns(UserWarning, match='viewed'): same_steps([bits], n=5)
+
+def test_a_cuda_graph_is_refused_by_name(monkeypatch):
+    opt = stepped(shapes=((20,30),))
+    kept = opt.param_lists[0][0].detach().clone()
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    with pytest.raises(RuntimeError, match='CUDA graph.*learning rate'): opt.step()
+    assert torch.equal(opt.param_lists[0][0], kept)
 
 def test_a_step_that_decides_by_a_number_compiles_each_way_once():
     def warm(p, lr, step=0, **kwargs):
@@ -540,6 +639,75 @@ def test_no_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.delenv('CXX', raising=False)
     with pytest.raises(RuntimeError, match=r'C\+\+ compiler.*fused=False'): AdaMod([torch.ones(2)], lr=0.1, fused=True)
+
+@pytest.mark.parametrize('kind,want', [('cpu','C\\+\\+ compiler'), ('cuda','triton|C compiler'), ('mps',None)])
+def test_each_device_wants_its_own_compiler(kind, want, monkeypatch, tmp_path):
+    monkeypatch.setenv('PATH', str(tmp_path))
+    for o in 'CC','CXX': monkeypatch.delenv(o, raising=False)
+    if want is None: return fused._check_compiler({kind})
+    with pytest.raises(RuntimeError, match=want): fused._check_compiler({kind,'mps'})
+
+def test_numbers_are_made_on_the_host_whatever_the_default_device():
+    opt = stepped(shapes=((20,30),))
+    torch.set_default_device('meta')
+    try: opt.step()
+    finally: torch.set_default_device('cpu')
+    assert torch.isfinite(opt.param_lists[0][0]).all()
+
+@pytest.mark.parametrize('kind,waits', [('mps',True), ('cuda',False)])
+def test_only_cuda_copies_numbers_without_waiting(kind, waits, monkeypatch):
+    "From memory that is freed at once: elsewhere it might be used again before it has been copied"
+    found,tensor = [],torch.tensor
+    monkeypatch.setattr(torch, 'tensor', lambda *args, pin_memory=False, **kwargs: tensor(*args, **kwargs))
+    monkeypatch.setattr(torch.Tensor, 'to', lambda *args, non_blocking=False: found.append(non_blocking))
+    fused._to_device([1.], torch.float32, torch.device(kind))
+    assert found == [not waits]
+
+def test_a_long_tensor_is_stepped_piece_by_piece(monkeypatch):
+    "Shorter ones stand for what a 32-bit index cannot count"
+    assert fused._longest + 1024 < 2**31
+    monkeypatch.setattr(fused, '_longest', 40_000)
+    lengths,call = [],fused._Program.__call__
+    def watched(self, tensors, nums):
+        fn = self.fn
+        self.fn = lambda *args: (lengths.append(args[0].numel()), fn(*args))[1]
+        try: return call(self, tensors, nums)
+        finally: self.fn = fn
+    monkeypatch.setattr(fused._Program, '__call__', watched)
+    twins = Twins(AdaMod, few((300,300),(20,30)))
+    for _ in range(5): twins.step()
+    twins.check()
+    assert set(lengths) == {40_000,10_000,600}
+
+alone = """
+import sys, warnings, torch
+warnings.filterwarnings('error', message='fused=True')
+from adamod_fastai import fused
+from adamod_fastai.optimizer import AdaMod
+p = torch.ones(300, 300)
+opt = AdaMod([p], lr=0.1, fused=True)
+for _ in range(3):
+    p.grad = torch.ones(300, 300)
+    opt.step()
+print(p[0,0].item())
+"""
+def in_a_process(cache, **env):
+    env = dict(os.environ, TORCHINDUCTOR_CACHE_DIR=str(cache), **env)
+    res = subprocess.run([sys.executable,'-c',alone], env=env, capture_output=True, text=True)
+    assert res.returncode==0, res.stderr[-3000:]
+    return float(res.stdout)
+
+@pytest.mark.slow
+def test_compiles_without_a_cache(tmp_path): assert in_a_process(tmp_path, TORCHINDUCTOR_FORCE_DISABLE_CACHES='1') < 1
+
+@pytest.mark.slow
+def test_a_library_that_was_left_half_written_is_compiled_again(tmp_path):
+    want = in_a_process(tmp_path)
+    libs = list(tmp_path.glob('**/*.main.so'))
+    assert libs
+    for o in libs: o.write_bytes(b'')
+    assert in_a_process(tmp_path) == want
+    assert all(o.stat().st_size for o in libs) # and the next process finds it
 
 def test_global_settings_are_left_as_found(monkeypatch):
     monkeypatch.setattr(fused, '_programs', {})

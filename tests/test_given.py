@@ -84,7 +84,8 @@ def test_the_same_fit_with_and_without_ends_in_the_same_weights(opt, fit, tmp_pa
         with warnings.catch_warnings():
             warnings.filterwarnings('error', '.*(not loaded|Could not load|eagerly).*')
             learn = fitted(opt, fit, tmp_path, Do(f))
-        ends = {'weights': lambda o: values(o.model), 'state': lambda o: state_of(o.opt), 'hypers': lambda o: [dict(h) for h in o.opt.hypers]}
+        ends = {'weights': lambda o: values(o.model), 'state': lambda o: state_of(o.opt),
+                'hypers': lambda o: [dict(h) for h in o.opt.hypers]}
         if f not in (predicts,validates): ends['rates'] = rates      # these begin fastai's recorder anew
         assert not [k for k,end in ends.items() if not same(end(plain), end(learn))], f.__name__
 

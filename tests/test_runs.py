@@ -15,6 +15,7 @@ from adamod_fastai.optimizer import AdaMod
 from adamod_fastai.runs import known_opts
 from adamod_fastai.tasks import digits_learner, text_learner
 from comparisons import N_BATCHES, Tiny, grid, rows, tiny_dls
+from learners import used
 
 # What it returns
 
@@ -142,7 +143,7 @@ def learner(opt_func, metrics=mae, model=None):
 
 @pytest.mark.parametrize('get,text', [
     (lambda f: None, 'returns None'), (lambda f: tiny_dls(), 'returns DataLoaders'), (lambda f: learner(Adam), 'does not use the opt_func'),
-    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in ('lr','opt','seed','losses','code','file')],
+    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in 'lr opt seed losses code file'.split()],
     (lambda f: learner(f, [mae,mae]), "two metrics are called 'mae'"), (3, '3')])
 @pytest.mark.parametrize('jobs', [None,2])
 def test_refused_before_the_first_batch(tmp_path, get, text, jobs):
@@ -207,8 +208,8 @@ def test_a_memory_is_that_fraction_of_the_run():
 class SeeMemory(Callback):
     order = 70
     def __init__(self, lengths): self.lengths = lengths
-    def before_train(self):
-        if self.epoch==0: self.lengths.append(1/(1-self.opt.hypers[0]['beta3']))
+    def after_step(self):
+        if self.epoch==self.train_iter==0: self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
 
 @pytest.mark.parametrize('warmup', [0.25,0.5])
 def test_warmup_rises_linearly_and_stays(warmup):

@@ -146,9 +146,12 @@ def test_a_group_that_was_held_at_zero():
 
 # --- parameters
 
-GROUPS = {'named_parameters': lambda m: m.named_parameters(), 'a tuple of tuples': lambda m: (tuple(m[0].parameters()),tuple(m[1].parameters())),
-          'a tuple of generators': lambda m: (m[0].parameters(),m[1].parameters()), 'generator of lists': lambda m: (list(o.parameters()) for o in m),
-          'groups of named parameters': lambda m: [list(o.named_parameters()) for o in m], 'a ParameterList': lambda m: nn.ParameterList(m.parameters())}
+GROUPS = {'named_parameters': lambda m: m.named_parameters(),
+          'a tuple of tuples': lambda m: (tuple(m[0].parameters()),tuple(m[1].parameters())),
+          'a tuple of generators': lambda m: (m[0].parameters(),m[1].parameters()),
+          'generator of lists': lambda m: (list(o.parameters()) for o in m),
+          'groups of named parameters': lambda m: [list(o.named_parameters()) for o in m],
+          'a ParameterList': lambda m: nn.ParameterList(m.parameters())}
 
 @pytest.mark.parametrize('groups', GROUPS)
 @pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])

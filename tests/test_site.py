@@ -146,10 +146,12 @@ def none_wrong(browse, server, site, pages):
             const found = [...document.querySelectorAll('iframe')].flatMap(o => {{
                 const doc = o.contentDocument
                 doc.body.dataset.theme = '{theme}'
-                return wrong(doc).map(e => o.getAttribute('src') + ': ' + (e.alt || e.textContent.trim()).slice(0, 40).replace(/\\s+/g, ' '))
+                const name = e => (e.alt || e.textContent.trim()).slice(0, 40).replace(/\\s+/g, ' ')
+                return wrong(doc).map(e => o.getAttribute('src') + ': ' + name(e))
             }})
             document.title = 'wrong: ' + found.join(' | ') }}, 5000)"""
-        (site.parent/'all.html').write_text(f'<html><head><meta charset="utf-8"><title></title></head><body>{frames}<script>{look}</script></body></html>')
+        head = '<meta charset="utf-8"><title></title>'
+        (site.parent/'all.html').write_text(f'<html><head>{head}</head><body>{frames}<script>{look}</script></body></html>')
         res = re.search('<title>wrong: (.*?)</title>', browse(f'{server[0]}/all.html')[0], re.S)
         assert not res[1], '\n'.join(['', *res[1].split(' | ')])
     return f
@@ -164,7 +166,8 @@ def test_a_phone_shows_pictures_large_enough_to_read(none_wrong):
 def test_a_phone_breaks_no_number_in_a_table(none_wrong):
     none_wrong(390, """
         const lines = node => { const r = doc.createRange(); r.selectNodeContents(node); return r.getClientRects().length }
-        return [...doc.querySelectorAll('.cell_output td')].filter(e => [...e.childNodes].some(o => o.nodeType==3 && o.textContent.trim() && lines(o)>1))
+        const broken = o => o.nodeType==3 && o.textContent.trim() && lines(o)>1
+        return [...doc.querySelectorAll('.cell_output td')].filter(e => [...e.childNodes].some(broken))
         """)
 
 def test_a_laptop_shows_whole_lines_of_code(none_wrong):
@@ -174,19 +177,26 @@ def test_a_laptop_shows_whole_lines_of_code(none_wrong):
         const long = [...doc.querySelectorAll('article .highlight pre')].filter(e => {
             const text = e.textContent.trimEnd().split('\\n'), style = getComputedStyle(e)
             if (!e.clientHeight || !text.every(o => o.length <= 100)) return false
-            return e.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom) > (text.length+0.5)*parseFloat(style.lineHeight) })
+            const height = e.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom)
+            return height > (text.length+0.5)*parseFloat(style.lineHeight) })
         return [...wide, ...long]""")
 
 def test_tables_can_be_read_in_the_dark(none_wrong):
     none_wrong(1280, """
         const rgb = s => s.match(/[\\d.]+/g).map(Number)
-        const light = s => { const [r,g,b] = rgb(s).map(o => (o /= 255) <= .03928 ? o/12.92 : ((o+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b }
-        const behind = e => { const c = getComputedStyle(e).backgroundColor; return (rgb(c)[3] ?? 1) > .5 || !e.parentElement ? c : behind(e.parentElement) }
-        const contrast = e => { const [a,b] = [light(getComputedStyle(e).color), light(behind(e))].sort((a,b) => b-a); return (a+.05)/(b+.05) }
+        const linear = o => o <= .03928 ? o/12.92 : ((o+.055)/1.055)**2.4
+        const light = s => { const [r,g,b] = rgb(s).map(o => linear(o/255)); return .2126*r + .7152*g + .0722*b }
+        const behind = e => {
+            const color = getComputedStyle(e).backgroundColor
+            return (rgb(color)[3] ?? 1) > .5 || !e.parentElement ? color : behind(e.parentElement) }
+        const contrast = e => {
+            const [a,b] = [light(getComputedStyle(e).color), light(behind(e))].sort((a,b) => b-a)
+            return (a+.05)/(b+.05) }
         return [...doc.querySelectorAll('table :is(th, td)')].filter(e => e.textContent.trim() && contrast(e) < 4.5)""", 'dark')
 
-@pytest.mark.parametrize('asked,first', [('ClippedFraction','#adamod_fastai.callback.ClippedFraction'), ('AdaMod','#adamod_fastai.optimizer.AdaMod'),
-                                         ('learning rate','tutorials/rates.html'), ('fine_tune','tutorials/fine_tune.html')])
+@pytest.mark.parametrize('asked,first', [
+    ('ClippedFraction','#adamod_fastai.callback.ClippedFraction'), ('AdaMod','#adamod_fastai.optimizer.AdaMod'),
+    ('learning rate','tutorials/rates.html'), ('fine_tune','tutorials/fine_tune.html')])
 @pytest.mark.parametrize('where', ['files','server'])
 def test_search(browse, server, site, where, asked, first):
     base = site.as_uri() if where=='files' else f'{server[0]}/out'

@@ -106,18 +106,19 @@ def test_the_first_metric_is_that_of_the_task_whatever_else_is_in_the_folder(tmp
         assert compare_table(part).equals(compare_table(part, metric))
 
 def test_ten_thousand_runs_are_looked_up_in_a_second(tmp_path):
-    settings = [{**dict.fromkeys(_settings, ''), 'opt': f'o{i}', 'lr': 10.**-j, 'seed': s, 'n_epoch': 5, 'memory': 0., 'hypers': 'mom=0.9, '*9}
+    base = {**dict.fromkeys(_settings, ''), 'n_epoch': 5, 'memory': 0., 'hypers': 'mom=0.9, '*9}
+    settings = [{**base, 'opt': f'o{i}', 'lr': 10.**-j, 'seed': s}
                 for i in range(100) for j in range(10) for s in range(10)]
     result = dict(metrics=dict(train_loss=1/3, valid_loss=2/3, accuracy=0.5), seconds=1.5, diverged=False, loss_rise=0.1, batches=110,
                   losses=[round(1/(i+3), 6) for i in range(110)])
     with open(tmp_path/'runs.jsonl', 'w') as f: f.writelines(json.dumps({**o, **result})+'\n' for o in settings)
     results = _Results(tmp_path)
     results.lock.release()
-    start = time.perf_counter()
+    start = time.process_time()
     results = _Results(tmp_path)
     try: assert all(results.find(o) for o in settings) and len(results.runs)==10_000
     finally: results.lock.release()
-    assert time.perf_counter()-start < 1
+    assert time.process_time()-start < 1
 
 @pytest.mark.parametrize('change', [dict(n_epoch=2), dict(schedule='flat'), dict(lrs=0.2), dict(seeds=2), dict(cbs=lambda learn: None),
                                     dict(opts={'Adam': partial(Adam, mom=0.5)})])
@@ -259,7 +260,8 @@ def test_closures_lambdas_and_partials_are_told_apart(tmp_path):
     def held(x): return lambda opt_func: (x, tiny(opt_func))[1]
     opts = [lambda p, **kw: Adam(p, mom=0.9, **kw), lambda p, **kw: Adam(p, mom=0.5, **kw), with_mom(0.9), with_mom(0.5),
             partial(with_mom(0.1), sqr_mom=0.9)]
-    gets = [lambda f: tiny(f), lambda f: tiny(f, 8), held(1), held(2), held(np.ones(3)), held(np.zeros(3)), held(torch.ones(3)), held(torch.zeros(3)),
+    gets = [lambda f: tiny(f), lambda f: tiny(f, 8), held(1), held(2), held(np.ones(3)), held(np.zeros(3)), held(torch.ones(3)),
+            held(torch.zeros(3)),
             partial(tiny, bs=8), partial(tiny, bs=4), partial(tiny, bs=np.array(8))]
     for _ in range(2):
         for o in opts: compare(Tiny(), {'mine': o}, 0.1, seeds=1, n_epoch=1, out=tmp_path/'opts')
@@ -269,7 +271,7 @@ def test_closures_lambdas_and_partials_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize('values', [[np.zeros((2,3)),np.zeros((3,2)),np.zeros(6),np.zeros(6, int),np.zeros(12, np.float32)],
     [torch.ones(3), torch.zeros(3), torch.ones(3, dtype=torch.bfloat16), torch.ones(3).to_sparse(), torch.ones(3, device='meta')],
-    [np.array(['a','b'], dtype=object), np.array(['a','c'], dtype=object), pd.DataFrame(dict(a=range(99))), pd.DataFrame(dict(a=range(98)))]])
+    [*(np.array(['a',o], dtype=object) for o in 'bc'), *(pd.DataFrame(dict(a=range(o))) for o in (99,98))]])
 def test_values_are_told_apart_and_found_again(values):
     def hash_of(v): return str(_Own(partial(digits_learner, bs=v)))
     assert len({hash_of(o) for o in values})==len(values) and [hash_of(o) for o in values]==[hash_of(o) for o in values]

