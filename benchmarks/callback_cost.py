@@ -37,13 +37,16 @@ def batch(model, x, y, opt):
     opt.step()
     opt.zero_grad()
 
-def callback(f, opt):
+def callback(f, model, opt):
+    "A callback in the middle of a fit, so long that it does not say that the memory is longer"
     cb = f()
-    cb.learn = SimpleNamespace(opt=opt)
-    cb._fitting,cb._layer_of = True,{}
+    cb.learn = SimpleNamespace(opt=opt, model=model, cbs=[], n_iter=10_000, n_epoch=1, train_iter=0)
+    cb._training = True
     return cb
 
-def fetch(cb): return cb.fractions if isinstance(cb, ClippedFraction) else cb.histograms
+def fetch(cb):
+    cb.check_measured()
+    return cb.fractions if isinstance(cb, ClippedFraction) else cb.histograms
 
 def timed(f, *args):
     start = time.thread_time()
@@ -58,7 +61,7 @@ def measure(name, rounds):
     found = {k:[] for k in CBS}
     ms = []
     for _ in range(rounds):
-        cbs,spent,times = {k:callback(f, opt) for k,f in CBS.items()},dict.fromkeys(CBS, 0),0
+        cbs,spent,times = {k:callback(f, model, opt) for k,f in CBS.items()},dict.fromkeys(CBS, 0),0
         for _ in range(BATCHES):
             times += timed(batch, model, x, y, opt)
             for k,cb in cbs.items(): spent[k] += timed(cb.after_step)
