@@ -1,9 +1,9 @@
-"""Two tasks that were held back until all defaults had been chosen, each a `get_learner` for `compare`: a second or two a fit on one core
+"""Two tasks that were held back until all defaults had been chosen, each a `get_learner` for `compare`: a second or two a fit
 
 | | data | licence | installed by |
 |---|---|---|---|
-| `mnist1d_learner` | 5000 made-up curves, one of ten shapes each (Greydanus and Kobak 2020) | Apache-2.0 | `pip install --no-deps mnist1d` |
-| `program_learner` | 3000 messages of ten programs that Debian ships | those of the programs, in translation.csv | translation_data.py |
+| `mnist1d_learner` | 5000 made-up curves of ten shapes (Greydanus, Kobak 2020) | Apache-2.0 | `pip install --no-deps mnist1d` |
+| `program_learner` | 3000 messages of ten programs that Debian ships | the programs', in translation.csv | translation_data.py |
 """
 from functools import lru_cache
 

@@ -106,7 +106,8 @@ def facts():
     for name,(get_learner,n_epoch) in all_tasks.items():
         learn = get_learner(Adam)
         train,valid = [o.dataset.tensors[-1].flatten() for o in learn.dls.loaders]
-        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in (*new_tasks,*held_back) else 'made' if name=='transformer' else 'yes',
+        chosen_on = '' if name in (*new_tasks,*held_back) else 'made' if name=='transformer' else 'yes'
+        rows.append(dict(task=name, kind=kinds[name], chosen_on=chosen_on,
             train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
             weights=sum(p.numel() for p in learn.model.parameters()),
             nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))

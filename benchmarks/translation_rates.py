@@ -52,7 +52,8 @@ class Layers(Callback):
                 new = torch.tensor([p.numel()/(1 if name=='emb' else len(p)), *(x.double().sum() for x in o)])
                 sums[part,i] = sums.get((part,i), 0) + new
         for (part,i),(n,clipped,used,log,moved,size) in sums.items():
-            self.rows.append(dict(batch=self.n_done, part=part, layer=i, clipped=clipped/n, used=used/n, rate=10**(log/n), moved=(moved/size)**0.5))
+            self.rows.append(dict(batch=self.n_done, part=part, layer=i, clipped=clipped/n, used=used/n, rate=10**(log/n),
+                                  moved=(moved/size)**0.5))
 
 def fit(opt_func, lr, seed=0, n_epoch=2, cbs=None, **kwargs):
     with no_random(seed):
@@ -70,7 +71,8 @@ def rates(lr=3e-3):
         layers,hist = Layers(),RateHistogram(every=20, bins=60)
         fit(f, lr, cbs=[layers,hist])
         tables['layers'].append(pd.DataFrame(layers.rows).astype({o: float for o in ('clipped','used','rate','moved')}))
-        at = pd.DataFrame(hist.histograms, index=pd.Index(hist.steps, name='batch')).melt(var_name='bin', value_name='part', ignore_index=False)
+        at = pd.DataFrame(hist.histograms, index=pd.Index(hist.steps, name='batch'))
+        at = at.melt(var_name='bin', value_name='part', ignore_index=False)
         tables['histograms'].append(at[at.part > 0].reset_index())
         smooth = pd.DataFrame(layers.losses, columns=[f'loss_{i}' for i in range(5)]).ewm(alpha=0.1).mean()[9::10]
         tables['curves'].append(smooth.rename_axis('batch').reset_index())
