@@ -34,7 +34,7 @@ def test_a_run_does_not_depend_on_how_a_process_starts(monkeypatch, one_thread):
     args = dict(opts='AdaMod', lrs=1e-2, seeds=2, n_epoch=1)
     want = compare(digits_learner, **args)
     forked = compare(digits_learner, **args, jobs=2)
-    monkeypatch.setattr('adamod_fastai.runs._can_fork', lambda: False)
+    monkeypatch.setattr('adamod_fastai.engines._can_fork', lambda: False)
     spawned = compare(digits_learner, **args, jobs=2)
     for df in forked,spawned: assert df.losses.tolist()==want.losses.tolist() and df.accuracy.tolist()==want.accuracy.tolist()
     notebook = compare(lambda f: digits_learner(f), **args, jobs=2)  # a function that no other process can import
@@ -75,6 +75,24 @@ def test_a_process_that_fails_is_told_and_the_rest_is_kept(tmp_path, fail, error
     done = {o['lr'] for o in rows(tmp_path/'results.csv')} if (tmp_path/'results.csv').exists() else set()
     assert '0.2' not in done
     assert len(compare(Tiny(), **args))==3
+
+def test_only_the_run_whose_process_died_is_named(tmp_path):
+    class DieOrWait(Callback):
+        def before_batch(self):
+            if self.opt.hypers[0]['lr']!=.2:
+                (tmp_path/'waiting').touch()
+                time.sleep(60)
+            while not (tmp_path/'waiting').exists(): time.sleep(0.01)
+            os.kill(os.getpid(), 9)
+    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.2, seed 0 .exit code -9.$'):
+        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
+    assert not children()
+
+def test_an_error_that_cannot_be_sent_is_told_by_its_text():
+    code = 'from adamod_fastai.engines import _outcome\nclass Odd(Exception):\n    def __init__(self, a, b): super().__init__(f"{a} and {b}")\n' \
+           'def run(job): raise Odd(1, 2)\nres,error,where = _outcome(run, 0)\nprint(res, repr(error), "in run" in where)'
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env=env)
+    assert res.stdout.splitlines()[-1]=="None RuntimeError('Odd: 1 and 2') True"
 
 @pytest.mark.parametrize('jobs', [0,-1,1.5,'many'])
 def test_bad_jobs(tmp_path, jobs):

@@ -178,6 +178,11 @@ def test_two_comparisons_never_share_a_folder(tmp_path, jobs):
     assert len(compare(Tiny(), **grid, out=tmp_path/'res'))==8 and not children()
     assert len(lines(tmp_path/'res')) in (8,9)
 
+def test_a_folder_is_ones_own_while_it_is_open(tmp_path):
+    with _Results(tmp_path):
+        with pytest.raises(ValueError, match='^Invalid out: another comparison is writing'): compare(Tiny(), **once, out=tmp_path)
+    assert len(compare(Tiny(), **once, out=tmp_path))==1
+
 def test_a_folder_is_let_go_of_after_an_error(tmp_path):
     with pytest.raises(KeyboardInterrupt): compare(Tiny(stop=1), **grid, out=tmp_path)
     (tmp_path/'sub').mkdir()
