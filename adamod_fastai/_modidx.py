@@ -423,6 +423,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'adamod_fastai.tape._number_dtype': ('tape.html#_number_dtype', 'adamod_fastai/tape.py'),
                                     'adamod_fastai.tape._operator': ('tape.html#_operator', 'adamod_fastai/tape.py'),
                                     'adamod_fastai.tape._same_kind': ('tape.html#_same_kind', 'adamod_fastai/tape.py'),
+                                    'adamod_fastai.tape._share_memory': ('tape.html#_share_memory', 'adamod_fastai/tape.py'),
                                     'adamod_fastai.tape._try_call': ('tape.html#_try_call', 'adamod_fastai/tape.py'),
                                     'adamod_fastai.tape._wide': ('tape.html#_wide', 'adamod_fastai/tape.py')},
             'adamod_fastai.tasks': { 'adamod_fastai.tasks._StackedTransformer': ( 'tasks.html#_stackedtransformer',

@@ -518,7 +518,7 @@ def _fuse(opt):
         opt.opt = _fuse(opt.opt)
         return opt
     if type(opt) not in (Optimizer,ModOptimizer):
-        raise TypeError(f'Invalid opt_func: it makes a {type(opt).__name__}, which cannot be fused: it must be a fastai `Optimizer`, '
+        raise TypeError(f'Invalid opt_func: what it makes is {type(opt).__name__} and cannot be fused. It must be a fastai `Optimizer`, '
                         'which is a list of step functions, or a wrapper of one')
     res = FusedOptimizer(opt.param_lists, opt.cbs)
     res.hypers = L(map(_Hypers, opt.hypers))

@@ -126,6 +126,10 @@ def _kind(o):
 
 def _same_kind(a, b): return (a.dtype,a.shape)==(b.dtype,b.shape)
 
+def _share_memory(a, b):
+    "Do two tensors without data show the same memory?"
+    return a.untyped_storage()._cdata==b.untyped_storage()._cdata
+
 def _try_call(fn, names, args, number_dtype):
     "The `_Rule` of a call"
     name = _fn_name(fn)
@@ -134,13 +138,14 @@ def _try_call(fn, names, args, number_dtype):
         if not known: raise _Refused(f'gives a {type(o).__name__} to `{name}`')
     def empty(dtype, shape=_numel): return torch.empty(shape, dtype=dtype, device='meta')
     vals = [empty(o.dtype) if type(o) is _StandIn else o for o in args]
+    tensors = [o for o in vals if isinstance(o, Tensor)]
     with _OnlyElementwise(): res = _call(fn, names, vals)
-    if not isinstance(res, Tensor) or res.shape != (_numel,): raise _Refused('makes something that is not shaped like the parameter')
-    changed = any(isinstance(o, Tensor) and o._version for o in vals)
+    alike = isinstance(res, Tensor) and res.shape==(_numel,)
+    if not alike: raise _Refused('makes something that is not shaped like the parameter')
     by_method = isinstance(fn, str) and fn.endswith('_')
-    if changed and not by_method: raise _Refused(f'changes a tensor by `{name}`, not by a method')
+    if not by_method and any(o._version for o in tensors): raise _Refused(f'changes a tensor by `{name}`, not by a method')
     changes = next((i for i,o in enumerate(vals) if o is res), None)
-    views = changes is None and res._is_view()
+    views = changes is None and any(_share_memory(o, res) for o in tensors)
 
     vals = [empty(_wide(o.dtype)) if type(o) is _StandIn else o for o in args]
     pure = _call_purely(fn, names, vals)
@@ -218,7 +223,7 @@ def _note(cbs, spec, state, hyper, last=None):
     except Exception as e: raise _Refused(f'a step function does not run on stand-ins: {type(e).__name__}: {e}') from None
     news = [state.pop(k, None) for k in spec.names]
     same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
-    others = any(isinstance(o, (_StandIn,Tensor)) for o in state.values())
+    others = [o for o in state.values() if isinstance(o, (_StandIn,Tensor))]
     if others or not same: raise _Refused()
     kept = tuple(o._slot for o in news)
     for name,old,slot in zip(spec.names, olds, kept):
