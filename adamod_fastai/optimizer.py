@@ -80,7 +80,7 @@ def DiffGrad(
     bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
     fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
 ) -> Optimizer:
-    "A DiffGrad `Optimizer`: Adam whose momentum is braked where the gradient hardly changes"
+    "A DiffGrad `Optimizer`: Adam whose momentum is damped where the gradient hardly changes"
     cbs = _averages(decouple_wd) + [friction, rate_step]
     return _optimizer('DiffGrad', fused, params, cbs, lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd, version=version,
                       bf16_stochastic_round=bf16_stochastic_round)

@@ -66,7 +66,8 @@ def main():
             losses,rights = zip(*(train(way, lr, seed, args.steps) for seed in range(args.seeds)))
             rows.append(dict(way=way, lr=lr, loss=round(mean(losses), 4), loss_std=round(stdev(losses), 4),
                              accuracy=round(mean(rights), 4), accuracy_std=round(stdev(rights), 4)))
-            print(f"{way:26}{lr:8}  loss {rows[-1]['loss']:.4f} ± {rows[-1]['loss_std']:.4f}  accuracy {rows[-1]['accuracy']:.3f}", flush=True)
+            row = rows[-1]
+            print(f"{way:26}{lr:8}  loss {row['loss']:.4f} ± {row['loss_std']:.4f}  accuracy {row['accuracy']:.3f}", flush=True)
     if args.json:
         with open(args.json, 'w') as f:
             json.dump(dict(machine=machine('cpu'), steps=args.steps, seeds=args.seeds, rows=rows), f, indent=1)

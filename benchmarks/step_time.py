@@ -52,7 +52,7 @@ BASE = 'torch AdamW fused'
 def add_earlier(revision):
     "The fused optimizers of an earlier `revision`, under their names with it"
     path = tempfile.mkdtemp()
-    files = subprocess.run(['git','archive',revision,'adamod_fastai'], cwd=Path(__file__).parent.parent, capture_output=True, check=True).stdout
+    files = subprocess.check_output(['git','archive',revision,'adamod_fastai'], cwd=Path(__file__).parent.parent)
     with tarfile.open(fileobj=io.BytesIO(files)) as f: f.extractall(path, filter='data')
     Path(path, 'adamod_fastai').rename(Path(path, 'earlier'))
     sys.path.insert(0, path)

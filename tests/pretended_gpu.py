@@ -51,7 +51,8 @@ class Pretended:
             (torch.cuda, 'current_device', lambda: 0), (torch.cuda, 'set_device', self.devices.append),
             (torch.cuda, '_exchange_device', lambda d: 0), (torch.cuda, '_maybe_exchange_device', lambda d: 0),
             (torch.cuda, 'get_device_properties', lambda d=None: H100), (torch.cuda, 'get_device_capability', lambda d=None: (9,0)),
-            (torch.cuda, 'get_rng_state', lambda d=None: torch.zeros(1, device='cpu')), (torch.cuda, 'set_rng_state', lambda s, d=None: None),
+            (torch.cuda, 'get_rng_state', lambda d=None: torch.zeros(1, device='cpu')),
+            (torch.cuda, 'set_rng_state', lambda s, d=None: None),
             (torch.cuda, 'is_current_stream_capturing', lambda: False), (torch.accelerator, 'is_available', lambda: False),
             (torch._C, '_cuda_getCurrentRawStream', lambda d: 0), (helpers, 'set_driver_to_gpu', lambda: None),
             (CudaInterface, 'get_device_properties', staticmethod(lambda d=None: H100)),
@@ -78,7 +79,8 @@ def all_multiples_of_16(src):
     return {i for i,o in enumerate(names) if 'BLOCK' not in o.upper()} <= known
 
 def twins(opt_func, shapes, dtype):
-    def params(): return [torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i)).to(dtype)) for i,s in enumerate(shapes)]
+    def param(i, s): return torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i)).to(dtype))
+    def params(): return [param(i, s) for i,s in enumerate(shapes)]
     return [(ps := params(), opt_func(ps, lr=0.01, fused=f)) for f in (False,True)]
 
 def step(eager, gpu):

@@ -89,7 +89,8 @@ def test_only_the_run_whose_process_died_is_named(tmp_path):
     assert not children()
 
 def test_an_error_that_cannot_be_sent_is_told_by_its_text():
-    code = 'from adamod_fastai.engines import _outcome\nclass Odd(Exception):\n    def __init__(self, a, b): super().__init__(f"{a} and {b}")\n' \
+    code = 'from adamod_fastai.engines import _outcome\nclass Odd(Exception):\n' \
+           '    def __init__(self, a, b): super().__init__(f"{a} and {b}")\n' \
            'def run(job): raise Odd(1, 2)\nres,error,where = _outcome(run, 0)\nprint(res, repr(error), "in run" in where)'
     res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, env=env)
     assert res.stdout.splitlines()[-1]=="None RuntimeError('Odd: 1 and 2') True"

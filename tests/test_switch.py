@@ -50,7 +50,8 @@ def test_the_momentum_is_carried_over():
     class Keep(Callback):
         order = 100
         def before_step(self): grads.append([p.grad.clone() for p in self.model.parameters()])
-        def after_step(self): avgs.append([s.get('given_avg', s.get('grad_avg', torch.tensor(0.))).clone() for _,_,s,_ in self.opt.all_params()])
+        def after_step(self):
+            avgs.append([s.get('given_avg', s.get('grad_avg', torch.tensor(0.))).clone() for _,_,s,_ in self.opt.all_params()])
     learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5, mom=0.8), Keep(), fit=lambda o: o.fit(4, 0.01))
     decays = [s.get('do_wd', True) for _,_,s,_ in learn.opt.all_params()]
     assert sorted(set(decays)) == [False,True]

@@ -1,4 +1,4 @@
-"""How much stands on a line: syntax nodes per line of code, of this package and of fastai's own modules: `python tools/density.py [FILE ...]`
+"""How much stands on a line: syntax nodes per line of code, of this package and of fastai's own: `python tools/density.py [FILE ...]`
 
 A line of code is one that is not blank, not a comment and not part of a docstring. Names and attributes count once each: whether one is
 read or written is not a node here.
