@@ -35,7 +35,7 @@ def AdaMod(
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+    fused:bool=False # Compile the step functions to one pass over all numbers? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose rates are clipped by their own long average"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, rate_step]
@@ -59,7 +59,7 @@ def DiffMod(
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+    fused:bool=False # Compile the step functions to one pass over all numbers? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [clip_rate, friction, rate_step]
@@ -78,7 +78,7 @@ def DiffGrad(
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     version:int=0, # Which `friction`: 0, 1 or 2
     bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+    fused:bool=False # Compile the step functions to one pass over all numbers? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffGrad `Optimizer`: Adam whose momentum is damped where the gradient hardly changes"
     cbs = _averages(decouple_wd) + [friction, rate_step]
@@ -101,7 +101,7 @@ def DeepMemory(
     skip_zeros:bool=False, # Leave the memory as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the memory as `lr` changes, so that it does not remember the schedule? With `None`, if it fits the run
     bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over memory? See `FusedOptimizer`
+    fused:bool=False # Compile the step functions to one pass over all numbers? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the rate and its memory, with DiffGrad's friction"
     cbs = _averages(decouple_wd) + _memory(skip_zeros, follow_lr) + [mean_rate, friction, rate_step]
