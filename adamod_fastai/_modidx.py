@@ -351,6 +351,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.steps._OnlyElementwise.__torch_dispatch__': ( 'steps.html#_onlyelementwise.__torch_dispatch__',
                                                                                                   'adamod_fastai/steps.py'),
                                      'adamod_fastai.steps._Refused': ('steps.html#_refused', 'adamod_fastai/steps.py'),
+                                     'adamod_fastai.steps._drop_given': ('steps.html#_drop_given', 'adamod_fastai/steps.py'),
                                      'adamod_fastai.steps._elementwise': ('steps.html#_elementwise', 'adamod_fastai/steps.py'),
                                      'adamod_fastai.steps._is_given': ('steps.html#_is_given', 'adamod_fastai/steps.py'),
                                      'adamod_fastai.steps._is_sharded': ('steps.html#_is_sharded', 'adamod_fastai/steps.py'),

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from fastai.optimizer import Lookahead, Optimizer, l2_reg
 
-from .steps import _is_given, _local, _run, _step
+from .steps import _drop_given, _is_given, _local, _run, _step
 
 # %% auto #0
 __all__ = ['ModOptimizer']
@@ -127,8 +127,7 @@ class ModOptimizer(Optimizer):
         "Bring the state to the device of its parameter, and to its dtype if that is wider; drop what only given step functions keep"
         for p,_,state,_ in todo:
             device,dtype = p.device,p.dtype
-            if self._own_cbs:
-                for k in list(filter(_is_given, state)): del state[k]
+            if self._own_cbs: _drop_given(state)
             for k,v in state.items():
                 if isinstance(v, Tensor) and (v.dtype is not dtype or v.device != device) and v.is_floating_point():
                     state[k] = v.to(device, torch.promote_types(v.dtype, dtype))
@@ -170,6 +169,7 @@ def _given(opt, cbs=None, **hypers):
     opt.used = L({**h, **{k:v[i] for k,v in values.items()}} for i,h in enumerate(opt.hypers))
     try:
         opt.cbs,opt.hypers,opt._own_cbs = opt.cbs if cbs is None else cbs, opt.used, cbs is None
+        opt.switched = cbs is not None
         yield
     finally: opt.cbs,opt.hypers,opt._own_cbs = own
 

@@ -14,6 +14,7 @@ from fastai.basics import Callback, Learner
 from fastai.callback.schedule import ParamScheduler
 
 from .core import _base, _given
+from .steps import _drop_given
 
 # %% auto #0
 __all__ = ['len2beta3', 'n_batches', 'MemoryLength']
@@ -128,6 +129,8 @@ def _step(self):
     for cb in self.cbs.sorted('order'):
         if hasattr(cb, 'for_step'): given.update(cb.for_step())
     vars(opt).pop('used', None)
+    if 'cbs' not in given and vars(opt).pop('switched', False):
+        for _,_,state,_ in opt.all_params(): _drop_given(state)  # fastai's optimizers would keep it
     if not given: return _learner_step(self)
     with _given(opt, **given): _learner_step(self)
 

@@ -28,6 +28,10 @@ def _run(cbs, p, state, hyper):
 
 def _is_given(k): return k.startswith('given_')  # a name of what step functions keep that are only given for a step
 
+def _drop_given(state):
+    "Drop what only step functions keep that were given"
+    for k in list(filter(_is_given, state)): del state[k]
+
 # %% ../nbs/00_steps.ipynb #b1600002
 def _random_bits(grad, step):
     "16 random bits for each element: a hash of its gradient and of the step"

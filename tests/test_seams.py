@@ -46,6 +46,12 @@ def test_whoever_accumulates(n, ex):
     taken = next(iter(state_of(learn.opt)))['step']
     assert taken == 100//n and learn.memories.seen[-1] == pytest.approx(0.15*taken)
 
+def test_a_fit_after_one_that_accumulates_counts_anew():
+    learn = learner()
+    learn.fit(4, 0.01, cbs=[Accumulate(5, CancelStepException())])
+    learn.fit(4, 0.01)
+    assert set(learn.memories.seen) == {15.}
+
 class GradientAccumulation2(Accumulate):
     "Somebody else's callback of that name"
     name = 'gradient_accumulation'
