@@ -113,7 +113,7 @@ def _sum_over(sharding, x):
 # %% ../nbs/04_callback.ipynb #4e8e57eb
 def _unclipped_rate(p, state, hyper):
     "Adam's rate of each element of `p`, beside which its memory in `state` is; where `lr` is 0, that of the last `lr`"
-    return adaptive_rate(p, **{**state, **hyper, 'lr': hyper['lr'] or state.get('last_lr') or 0.})['rate']
+    return adaptive_rate(p, **{**state, **hyper, 'lr': hyper['lr'] or state.get('last_lr') or 1.})['rate']
 
 class ClippedFraction(StepMeasure):
     "Measure how many rates the memory clips, and the part of Adam's rate that is used: `clipped` and `used` in the progress table"
@@ -169,10 +169,9 @@ class ClippedFraction(StepMeasure):
     @staticmethod
     def _sums(rate, lr_avg):
         "How many of `rate` are above `lr_avg`, and the sum of the parts of them that are used; NaN if one of them is"
-        clipped = lr_avg < rate
-        bad = (rate.sum()+lr_avg.sum()).isnan()  # neither is ever negative
-        used = torch.where(clipped, lr_avg/rate, 1).sum()
-        return torch.stack([torch.where(bad, torch.nan, o) for o in (clipped.count_nonzero(), used)])
+        used = lr_avg/rate  # neither is ever negative
+        clipped,used = (used < 1).count_nonzero(),used.clamp_(max=1).sum()
+        return torch.stack([torch.where(used.isnan(), torch.nan, clipped), used])
 
     def _flush(self):
         "Fetch from the device what has been measured: for each step a row (layer, elements, clipped, used) for each parameter"
