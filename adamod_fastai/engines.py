@@ -87,7 +87,19 @@ def _elsewhere(run, todo, executor):
         for f,_ in futures: f.cancel()
 
 # %% ../nbs/07a_engines.ipynb #f3de2c65
-def _can_fork(): return sys.platform == 'linux' and not torch.accelerator.is_available()
+def _try_backward():
+    try: torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError: os._exit(1)
+
+def _can_fork():
+    "Can a forked process train? Tried, since torch forbids it after some beginnings, such as a compilation before the first gradient"
+    if sys.platform != 'linux' or torch.accelerator.is_available(): return False
+    p = multiprocessing.get_context('fork').Process(target=_try_backward)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
+        p.start()
+    p.join()
+    return p.exitcode == 0
 
 def _end_with_parent():
     multiprocessing.parent_process().join()

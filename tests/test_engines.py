@@ -266,3 +266,21 @@ def test_no_dask_is_there(tmp_path, address):
     assert res.returncode==2 and res.stdout=='' and res.stderr.startswith(f'adamod-compare: Invalid dask: {address!r}, ')
     assert res.stderr.count('\n')==1
     assert not (tmp_path/'adamod-compare').exists()
+
+COMPILED_FIRST = """
+import warnings; warnings.filterwarnings('ignore')
+import torch
+torch.compile(lambda x: x*2)(torch.ones(4))
+from adamod_fastai.all import *
+from adamod_fastai.tasks import digits_learner
+if __name__ == '__main__':
+    torch.ones(1, requires_grad=True).sum().backward()
+    print(len(compare(digits_learner, 'Adam', [1e-3], seeds=2, n_epoch=1, jobs=2)))
+"""
+
+@pytest.mark.slow
+def test_side_by_side_after_a_compilation_before_the_first_gradient(tmp_path):
+    "torch then has threads that no forked process gets over"
+    (tmp_path/'run.py').write_text(COMPILED_FIRST)
+    res = subprocess.run([sys.executable,'-W','ignore','run.py'], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert res.stdout.split()[-1:] == ['2'], res.stderr[-1500:]
