@@ -9,6 +9,7 @@ from adamod_fastai.optimizer import AdaMod, DiffMod
 
 matplotlib.use('Agg')
 torch.set_num_threads(1)  # the tensors here are small, and one thread is deterministic
+torch.ones(1, requires_grad=True).sum().backward()  # before anything is compiled: the tests of processes fork this one
 
 @pytest.fixture(autouse=True)
 def _seed(): torch.manual_seed(42)
