@@ -272,7 +272,7 @@ def used_rate(
     return kwargs['rate']
 
 # %% ../nbs/04_callback.ipynb #4d6fefbe
-_exact = 1<<24  # as far as float32 counts
+_float32_counts = 1<<24  # as far as float32 counts
 
 class RateHistogram(StepMeasure):
     "Keep a histogram of the rates of all elements at each step"
@@ -303,7 +303,7 @@ class RateHistogram(StepMeasure):
         cbs = getattr(self.opt, 'cbs', ())
         n,found = sum(p.numel() for p,*_ in todo),0
         for sharding,group in _by_shards(todo, 'sqr_avg'):
-            hist = sum(self._hist(o) for p,s,h in group for o in used_rate(p, s, h, cbs).flatten().split(_exact))
+            hist = sum(self._hist(o) for p,s,h in group for o in used_rate(p, s, h, cbs).flatten().split(_float32_counts))
             found = found + _sum_over(sharding, hist)
         self._hists.append(found/n)
 

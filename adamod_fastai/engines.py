@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 import cloudpickle
 import torch
 
-from .runs import _count, _renew_lock, _run
+from .runs import _count, _renew_lock, _train_once
 from .store import _file, _hash, _source
 
 # %% auto #0
@@ -29,7 +29,7 @@ class _Runs:
         plan,o = job
         get_learner,opts,cbs = (self.plans or _load(self.sent, self.versions))[plan]
         how = {k: o[k] for k in ('lr','seed','n_epoch','schedule','memory','warmup')}
-        return _run(get_learner, opts[o['opt']], cbs=cbs, one_thread=self.one_thread, **how)
+        return _train_once(get_learner, opts[o['opt']], cbs=cbs, one_thread=self.one_thread, **how)
 
     def name(self, job): return '{task}: {opt}, lr {lr:g}, seed {seed}'.format(**job[1])
     def __getstate__(self): return {**vars(self), 'sent': self.sent, 'plans': None}
@@ -87,6 +87,13 @@ def _elsewhere(run, todo, executor):
         for f,_ in futures: f.cancel()
 
 # %% ../nbs/07a_engines.ipynb #f3de2c65
+@contextmanager
+def _forking():
+    "Python warns of any fork of a process that has threads; here it is tried whether that does harm"
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
+        yield
+
 def _try_backward():
     try: torch.ones(1, requires_grad=True).sum().backward()
     except RuntimeError: os._exit(1)
@@ -95,9 +102,7 @@ def _can_fork():
     "Can a forked process train? Tried, since torch forbids it after some beginnings, such as a compilation before the first gradient"
     if sys.platform != 'linux' or torch.accelerator.is_available(): return False
     p = multiprocessing.get_context('fork').Process(target=_try_backward)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
-        p.start()
+    with _forking(): p.start()
     p.join()
     return p.exitcode == 0
 
@@ -128,9 +133,7 @@ def _side_by_side(run, todo, n):
     pool = ProcessPoolExecutor(n, ctx, _begin, (run,doing))
     processes = pool._processes # those that `kill_workers` of Python 3.14 ends
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings('ignore', '.*fork', DeprecationWarning)
-            futures = [(pool.submit(_do, i, o),o) for i,o in enumerate(todo)]
+        with _forking(): futures = [(pool.submit(_do, i, o),o) for i,o in enumerate(todo)]
         yield from _as_done(run, futures)
     except ChildProcessError as e:
         if not isinstance(e.__cause__, BrokenProcessPool): raise

@@ -142,7 +142,7 @@ def _compile(module, tensors, nums):
 # %% ../nbs/01_fused.ipynb #89385c05
 _Sizes = namedtuple('_Sizes', 'small bag') # elements: below `small` a tensor is gathered, to about `bag` together
 _gpu_sizes = _Sizes(1<<18, 1<<22)
-_alone = 1<<12 # elements from which a call for a tensor alone takes no longer than an eager step
+_worth_a_call = 1<<12 # elements from which a call for a tensor alone takes no longer than an eager step
 _sizes = defaultdict(lambda: _gpu_sizes, cpu=_Sizes(1<<16, 1<<17))
 
 def _strides(o):
@@ -363,7 +363,7 @@ class _Plan:
         self.active,self.eager = [],[]
         for i,(p,g) in enumerate(zip(ps, gs)):
             if g is None: continue
-            fuse = gather or p.numel() >= _alone
+            fuse = gather or p.numel() >= _worth_a_call
             (self.active if fuse else self.eager).append(i)
         self.sharded = any(map(_is_sharded, ps))
         self.states = [opt.state[ps[i]] for i in self.active]

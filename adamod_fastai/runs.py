@@ -158,7 +158,7 @@ class _Asked:
         self.called = True
         return self.func(*args, **kwargs)
 
-def _learner(get_learner, opt_func):
+def _new_learner(get_learner, opt_func):
     "A new `Learner` with its optimizer"
     asked = _Asked(opt_func)
     learn = get_learner(asked)
@@ -187,10 +187,10 @@ def _metrics(learn, watch, clipped):
         if isinstance(o, ClippedFraction): res['clipped'] = float(np.mean(o.fractions or [math.nan]))
     return res
 
-def _run(get_learner, opt_func, lr, seed, n_epoch, schedule, memory=0., warmup=0., cbs=None, one_thread=False):
+def _train_once(get_learner, opt_func, lr, seed, n_epoch, schedule, memory=0., warmup=0., cbs=None, one_thread=False):
     "Train once: a dict of results, with the training losses"
     with _alone(seed, one_thread):
-        learn,watch = _learner(get_learner, opt_func),_Watch()
+        learn,watch = _new_learner(get_learner, opt_func),_Watch()
         for dl in learn.dls.loaders:
             if hasattr(dl, 'rng'): dl.rng.seed(seed)
         clipped = _memory_cbs(learn, memory)

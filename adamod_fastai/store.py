@@ -150,10 +150,10 @@ def _place(f, out):
     except (TypeError, ValueError): return path # `out` is none, or on another drive
 
 # %% ../nbs/07_store.ipynb #a55011e6
-def _plain(o):
+def _as_json(o):
     "`o` as JSON has it, which knows no number that is not finite"
-    if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
-    if isinstance(o, list): return [_plain(v) for v in o]
+    if isinstance(o, dict): return {k: _as_json(v) for k,v in o.items()}
+    if isinstance(o, list): return [_as_json(v) for v in o]
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
 def _number(o): return math.nan if o is None else o
@@ -223,7 +223,7 @@ class _Results:
         "Keep the `result` of the run with these `settings`"
         run = {**settings, **result, 'losses': [float(f'{o:.6g}') for o in result['losses']]}
         if self.lock:
-            with open(self.path, 'a', encoding='utf-8', newline='') as f: f.write(json.dumps(_plain(run))+'\n')
+            with open(self.path, 'a', encoding='utf-8', newline='') as f: f.write(json.dumps(_as_json(run))+'\n')
         self.runs[_key(settings)] = run
 
     def select(self, settings):

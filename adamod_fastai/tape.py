@@ -119,7 +119,7 @@ def _is_number(o):
     if type(o) in (float,int): return True
     return isinstance(o, numbers.Real) and not isinstance(o, bool)
 
-def _kind(o):
+def _key_part(o):
     "What a rule depends on in an argument: the dtype of a tensor, the type of a number, or the value itself"
     if type(o) is _StandIn: return o.dtype
     return type(o) if _is_number(o) else (o,)
@@ -203,7 +203,7 @@ class _Tape:
         if alike and all(map(_is_again, args, noted.args)): return noted
 
     def _look_up(self, fn, names, args):
-        kinds = self.number_dtype,fn,names,*map(_kind, args)
+        kinds = self.number_dtype,fn,names,*map(_key_part, args)
         try: rule = _rules[kinds]
         except (KeyError,TypeError): rule = _rules[kinds] = _try_call(fn, names, args, self.number_dtype)
         slot = self.n_slots if rule.changes is None else args[rule.changes]._slot
