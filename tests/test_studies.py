@@ -85,7 +85,7 @@ def test_a_run_that_diverged_is_no_score():
 @pytest.fixture
 def no_runs(monkeypatch):
     def run(*args, **kwargs): raise AssertionError('a run is not in nbs/results')
-    monkeypatch.setattr('adamod_fastai.engines._run', run)
+    monkeypatch.setattr('adamod_fastai.engines._train_once', run)
 
 results,decades,three = root/'nbs/results',[1e-4,1e-3,1e-2,1e-1],'Adam,RAdam,AdaMod,DiffMod,AdaMod-1000'
 ten = 'AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD'
