@@ -5,7 +5,7 @@
 # %% ../nbs/08_compare.ipynb #c599b0ec
 from __future__ import annotations
 
-import argparse, os, re, sys, time
+import argparse, sys, time
 from concurrent.futures import Executor
 from contextlib import closing, redirect_stdout
 from importlib import import_module
@@ -14,40 +14,39 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
 from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _warmups, known_opts
 from .store import _FileTask, _Own, _Results, _hash, _place, _source
 from .engines import _Runs, _dask, _elsewhere, _jobs, _side_by_side
-from .shown import _metric, _what, compare_table, plot_losses, plot_metric
-from .memory import _has_memory, _pct
+from .shown import _draw, _file_name, _metric, _what, compare_table
+from .memory import _pct
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
+from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from fastai.callback.core import Callback
 
-_all_ = ['compare_table','plot_metric','plot_losses']
-
 # %% auto #0
-__all__ = ['compare', 'compare_table', 'plot_metric', 'plot_losses']
+__all__ = ['compare']
 
 # %% ../nbs/08_compare.ipynb #ddf97b3e
-def _made(f):
-    "An optimizer that `f` makes, if it makes one of a single number"
-    try: return f([torch.zeros(1)], lr=1.)
-    except Exception: return None
-
-def _hypers(opt):
-    "What `opt` is set to, but for the learning rate"
-    return ', '.join(f'{k}={v!r}' for k,v in opt.hypers[0].items() if k != 'lr') if getattr(opt, 'hypers', None) else ''
+def _defaults(f):
+    "The hyper parameters of an optimizer that `f` makes, none if it cannot make one of a single number"
+    try: return f([torch.zeros(1)], lr=1.).hypers[0]
+    except Exception: return {}
 
 def _variants(opts, memories, warmups):
     "Each of `opts` with each memory it can have and each warm-up: a name, its function, its hypers, its memory, its warm-up"
     for k,f in opts.items():
-        opt = _made(f)
-        for m in memories if opt and _has_memory(opt) else [0.]:
-            for w in warmups: yield k + f', memory {100*m:g}%'*(m>0) + f', warm-up {100*w:g}%'*(w>0), f, _hypers(opt), m, w
+        defaults = _defaults(f)
+        hypers = ', '.join(f'{k}={v!r}' for k,v in defaults.items() if k != 'lr')
+        for m in memories if 'beta3' in defaults else [0.]:
+            for w in warmups:
+                name = k
+                if m: name += f', memory {100*m:g}%'
+                if w: name += f', warm-up {100*w:g}%'
+                yield name,f,hypers,m,w
 
 # %% ../nbs/08_compare.ipynb #2b8fad25
 class _Plan:
@@ -59,16 +58,21 @@ class _Plan:
         opts,lrs,seeds = _opts(opts),_rates(lrs),_count('seeds', seeds)
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
         variants = list(_variants(opts, _memories(memory), _warmups(warmup, schedule)))
-        self.functions = get_learner,{o:f for o,f,*_ in variants},cbs
-        if len(self.functions[1]) < len(variants): raise ValueError(f'Invalid opts: {", ".join(o[0] for o in variants)}, two have one name')
-        own = {o: _Own(get_learner, f, cbs) for o,f in self.functions[1].items()}
-        self.modules = {o for v in own.values() for o in v.modules} - {'__main__'}
-        base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=_name(cbs) if cbs else '',
-                    file=_place(get_learner, out))
-        self.grid = [dict(base, opt=o, lr=lr, seed=s, memory=m, warmup=w, opt_func=_name(f), hypers=h, code=str(own[o]))
-                     for o,f,h,m,w in variants for lr in lrs for s in range(seeds)]
+        names = [name for name,*_ in variants]
+        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}, two have one name')
+        self.functions = get_learner,{name:f for name,f,*_ in variants},cbs
+        self.modules,self.grid = set(),[]
+        base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs='', file=_place(get_learner, out))
+        if cbs: base['cbs'] = _name(cbs)
+        for name,f,hypers,m,w in variants:
+            own = _Own(get_learner, f, cbs)
+            self.modules.update(own.modules)
+            variant = dict(base, opt=name, memory=m, warmup=w, opt_func=_name(f), hypers=hypers, code=str(own))
+            self.grid += [dict(variant, lr=lr, seed=s) for lr in lrs for s in range(seeds)]
 
 # %% ../nbs/08_compare.ipynb #11f0cd35
+def _tell(what): print(what, file=sys.stderr, flush=True)
+
 def _watched(done, total, name, every=30):
     "`done`, whose progress one sees: as a bar, or where there is no terminal as a line on standard error now and then"
     if total and (IN_NOTEBOOK or sys.stdout.isatty()):
@@ -82,15 +86,16 @@ def _watched(done, total, name, every=30):
         yield o
         if time.monotonic()-last < every: continue
         last = time.monotonic()
-        print(f'{i+1} of {total} runs are done', file=sys.stderr, flush=True)
+        _tell(f'{i+1} of {total} runs are done')
 
 def _train(plans, results, jobs=None, executor=None):
     "Do the runs of `plans` that are not in `results` yet, those of the first seed first"
     wanted = [(i,o) for i,p in enumerate(plans) for o in p.grid]
-    todo = sorted((o for o in wanted if results.find(o[1]) is None), key=lambda o: o[1]['seed'])
+    todo = sorted((o for o in wanted if not results.find(o[1])), key=lambda o: o[1]['seed'])
     found,n = len(wanted)-len(todo),min(jobs or 1, len(todo))
-    if found: print(f'{found} of {len(wanted)} runs were in {str(results.out)!r} already', file=sys.stderr, flush=True)
-    versions = tuple((o,_hash(_source(o))) for o in sorted({o for p in plans for o in p.modules}))
+    if found: _tell(f'{found} of {len(wanted)} runs were in {str(results.out)!r} already')
+    modules = sorted(set().union(*(p.modules for p in plans)) - {'__main__'})
+    versions = tuple((o,_hash(_source(o))) for o in modules)
     run = _Runs([o.functions for o in plans], versions, one_thread=jobs is not None or executor is not None)
     if executor is not None: done = _elsewhere(run, todo, executor)
     else: done = _side_by_side(run, todo, n) if n > 1 else ((o,run(o)) for o in todo)
@@ -152,7 +157,6 @@ examples:
   adamod-compare
       two tasks: digits with fit_one_cycle, and a transformer at a constant rate without warm-up
   adamod-compare --task digits --opts AdaMod,Adam --lrs 1e-3,1e-2 --seeds 5
-  adamod-compare --task transformer --opts Adam --warmup 0,0.1,0.3
   adamod-compare --task my_file.py:get_learner --epochs 3
       compares on get_learner(opt_func), your function that makes a new Learner
 """
@@ -160,13 +164,11 @@ examples:
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f'{self.prog}: {" ".join(message.split())}\n')
 
-def _n_cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
 def _parser():
     p = _Parser('adamod-compare', description='Train with several optimizers and learning rates: a table and two pictures for each task.',
                 formatter_class=argparse.RawDescriptionHelpFormatter, epilog=_examples, allow_abbrev=False)
-    def add(name, default, help, **kwargs):
-        p.add_argument(f'--{name}', default=default, help=f'{help} (default: {kwargs.pop("shown", default)})', **kwargs)
+    def add(name, default, help, shown=None):
+        p.add_argument(f'--{name}', default=default, help=f'{help} (default: {shown or default})')
     known = '; '.join(f'{k}: {v[3]}' for k,v in _tasks.items())
     add('task', 'digits,transformer', f'what to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
     add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,SGD',
@@ -181,43 +183,26 @@ def _parser():
     low = p.add_mutually_exclusive_group()
     low.add_argument('--lower', dest='lower', action='store_true', default=None, help='the metric is better when it is low')
     low.add_argument('--higher', dest='lower', action='store_false', help='or when it is high (default: as its name says)')
-    add('jobs', str(_n_cores()), 'runs side by side, each on one thread', shown='as many as there are cores')
+    add('jobs', str(num_cpus()), 'runs side by side, each on one thread', shown='as many as there are cores')
     add('dask', None, 'address of a Dask scheduler, such as tcp://10.0.0.1:8786, whose workers do the runs', shown='this machine does them')
     add('out', 'adamod-compare', 'folder for the results; what is there already is not run again')
     return p
 
 # %% ../nbs/08_compare.ipynb #efcdcaff
-def _draw(df, metric, lower, stem):
-    "Save the pictures of `df`, whose paths begin with `stem`: their paths"
-    lrs = sorted(df['lr'].unique())
-    fig = Figure(figsize=(8,4.5), layout='constrained')
-    plot_metric(df, metric, ax=fig.add_subplot(), lower=lower)
-    n_cols = min(3, len(lrs))
-    n_rows = -(-len(lrs)//n_cols)
-    curves = Figure(figsize=(1+4.5*n_cols,4*n_rows), layout='constrained')
-    axs = curves.subplots(n_rows, n_cols, squeeze=False, sharey=True)
-    for ax in axs.flat[len(lrs):]: ax.remove()
-    for ax,lr in zip(axs.flat, lrs): plot_losses(df, lr=lr, metric=metric, ax=ax, lower=lower).label_outer()
-    paths = [f'{stem}_{_file_name(metric)}.png', f'{stem}_losses.png']
-    for f,path in zip((fig,curves), paths): f.savefig(path, dpi=150)
-    return paths
-
-def _file_name(s): return re.sub(r'[^\w.-]+', '_', s).strip('_.')
-
 def _show_task(spec, plan, results, args):
     "Print the table of a task and draw its pictures: their paths"
     df = results.select(plan.grid)
     metric = _metric(df, args.metric)
     paths = _draw(df, metric, args.lower, results.out/_file_name(spec))
-    epochs = f'{plan.n_epoch} epochs' if plan.n_epoch > 1 else '1 epoch'
-    print(f'{spec}, {plan.schedule}, {epochs}: {metric}, {_what(df.seed.nunique(), "seed")}, * best of each learning rate\n')
+    epochs,what = f"{plan.n_epoch} epoch{'s'*(plan.n_epoch > 1)}",_what(df.seed.nunique(), 'seed')
+    print(f'{spec}, {plan.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
     print(compare_table(df, metric, lower=args.lower).to_string() + '\n')
     return paths
 
 def _plans(args):
     "A plan for each task of the command line"
     res = {}
-    for o in dict.fromkeys(o.strip() for o in args.task.split(',')):
+    for o in dict.fromkeys(map(str.strip, args.task.split(','))):
         f,schedule,lrs = _task(o)
         how = args.seeds,args.epochs,args.schedule or schedule,args.memory,args.warmup
         res[o] = _Plan(f, args.opts, args.lrs or lrs, *how, out=args.out)
@@ -228,15 +213,16 @@ def main(
 ):
     "The console command `adamod-compare`"
     p = _parser()
-    args,n_threads = p.parse_args(argv),torch.get_num_threads()
+    args,n_threads,pictures = p.parse_args(argv),torch.get_num_threads(),[]
     torch.set_num_threads(1)
     try:
         jobs,plans = _jobs(args.jobs),_plans(args)
         with _dask(args.dask) as executor, _Results(args.out) as results:
             with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            files = [path for o in plans for path in _show_task(o, plans[o], results, args)]
-        print('Wrote', ', '.join(map(str, (results.out/'results.csv', *results.out.glob('losses.csv'), *files))))
+            for o,plan in plans.items(): pictures += _show_task(o, plan, results, args)
+        tables = results.out/'results.csv',*results.out.glob('losses.csv')
+        print('Wrote', ', '.join(map(str, (*tables,*pictures))))
     except (ChildProcessError,ValueError) as e:
         if isinstance(e, ValueError) and not str(e).startswith('Invalid '): raise # it is not about what was asked for
         p.error(str(e))

@@ -47,8 +47,8 @@ def _show(o):
 
 # %% ../nbs/06_runs.ipynb #e739602a
 def _one_of(arg, v, known):
-    if v not in known: raise ValueError(f"Invalid {arg}: {v!r}, it must be one of {', '.join(map(str, known))}")
-    return v
+    if v in known: return v
+    raise ValueError(f"Invalid {arg}: {v!r}, it must be one of {', '.join(map(str, known))}")
 
 def _count(arg, v):
     try: n = int(v) if isinstance(v, str) or int(v)==v else 0

@@ -11,6 +11,7 @@ from itertools import count
 import numpy as np
 import pandas as pd
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from .runs import _one_of, _smooth
 
@@ -21,9 +22,8 @@ __all__ = ['compare_table', 'opt_styles', 'plot_metric', 'plot_losses']
 def _metric(df, metric=None):
     "`metric`, or the first one there is"
     if metric is None:
-        names = list(df.columns)
-        between = names[names.index('valid_loss')+1:names.index('seconds')]
-        metric = next((o for o in between if o not in ('clipped','used') and df[o].notna().any()), 'valid_loss')
+        metrics = df.loc[:,'valid_loss':'seconds'].columns[1:-1].drop(['clipped','used'], errors='ignore')
+        metric = next((o for o in metrics if df[o].notna().any()), 'valid_loss')
     return _one_of('metric', metric, list(df.columns))
 
 _low = set('loss error err mae mse rmse msle rmsle mape smape rmspe perplexity ppl brier hamming nll wer cer deviance divergence'.split())
@@ -36,9 +36,11 @@ def _lower(metric, lower=None):
 def _cells(df, metric, lower=None):
     "Mean, std and number of runs for each optimizer and learning rate, and which alone is the best of a learning rate, as far as one sees"
     cells = df.groupby(['opt','lr'], sort=False)
-    res = cells.agg(mean=(metric,'mean'), std=(metric,'std'), n=(metric,'size'), bad=('diverged','sum'))
+    res = cells[metric].agg(['mean','std','size'])
+    res = res.rename(columns=dict(size='n')).assign(bad=cells.diverged.sum())
     shown = res['mean'].round(3).where(res.bad==0)
-    top = shown == shown.groupby('lr').transform('min' if _lower(metric, lower) else 'max')
+    of_best = 'min' if _lower(metric, lower) else 'max'
+    top = shown == shown.groupby('lr').transform(of_best)
     alone = top.groupby('lr').transform('sum') == 1
     return res.assign(best=top & alone)
 
@@ -56,8 +58,9 @@ def compare_table(
         if o.n-o.bad > 1: res += f' ± {o["std"]:.3f}'
         if o.bad: res += f' ({o.bad} of {o.n} diverged)'
         return res + (' *' if best and o.best else '  ')
-    res = _cells(df, _metric(df, metric), lower).apply(text, axis=1).unstack('lr')
-    res = res.reindex(index=df['opt'].unique(), columns=sorted(df['lr'].unique())).fillna('')
+    cells = _cells(df, _metric(df, metric), lower)
+    opts,lrs = df['opt'].unique(),sorted(df['lr'].unique())
+    res = cells.apply(text, axis=1).unstack('lr').reindex(index=opts, columns=lrs).fillna('')
     return res.rename(columns='{:g}'.format).rename_axis(index=None, columns='lr')
 
 # %% ../nbs/07b_shown.ipynb #8f2dace5
@@ -79,8 +82,9 @@ def opt_styles(
     res,n,colors = {},dict.fromkeys(place, 0),list(_colors.values())
     for o,b in base.items():
         if o != b: n[b] += 1
-        i,variant = place[b],n[b] if o != b else 0
-        res[o] = dict(color=colors[i%8], marker=_markers[(i+variant)%8], ls=_lines[(variant+i//8)%4])
+        variant = n[b] if o != b else 0
+        turn,i = divmod(place[b], 8)
+        res[o] = dict(color=colors[i], marker=_markers[(i+variant)%8], ls=_lines[(variant+turn)%4])
     return res
 
 # %% ../nbs/07b_shown.ipynb #2d2c0869
@@ -99,12 +103,12 @@ def plot_metric(
     lrs = sorted(df['lr'].unique())
     gaps = np.diff(np.log10(lrs))
     apart = 0.03*min([1, *gaps]) # decades between two optimizers, so that one sees both
+    low = ax.get_xaxis_transform()
     for i,(o,style) in enumerate(styles.items()):
         c = cells.loc[o].sort_index()
-        shift = 10**(apart*(i-(len(styles)-1)/2))
-        std = c['std'].fillna(0)
-        ax.errorbar(c.index*shift, c['mean'], yerr=std, label=o, capsize=2, ms=5, lw=1.5, **style)
-        bad,low = c.index[c.bad > 0]*shift,ax.get_xaxis_transform()
+        at = c.index*10**(apart*(i-(len(styles)-1)/2))
+        ax.errorbar(at, c['mean'], yerr=c['std'].fillna(0), label=o, capsize=2, ms=5, lw=1.5, **style)
+        bad = at[c.bad > 0]
         ax.scatter(bad, [0.02]*len(bad), transform=low, marker='x', s=40, color=style['color'], zorder=3)
     ax.set(xscale='log', xlabel='learning rate', ylabel=metric.replace('_', ' '))
     ax.set_xticks(lrs, [f'{o:g}' for o in lrs])
@@ -130,7 +134,8 @@ def plot_losses(
 ) -> plt.Axes:
     "Plot the smoothed training losses: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
-    if lr is not None: _one_of('lr', lr, sorted(df['lr'].unique().tolist()))
+    lrs = sorted(df['lr'].unique().tolist())
+    if lr is not None: _one_of('lr', lr, lrs)
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     tops,lows = [],[]
@@ -138,7 +143,8 @@ def plot_losses(
         mean = cells.loc[o]['mean']
         best = mean.idxmin if _lower(metric, lower) else mean.idxmax
         if lr is not None: at = lr
-        else: at = mean.index[0] if mean.isna().all() else best()
+        elif mean.isna().all(): at = mean.index[0]
+        else: at = best()
         runs = df[(df['opt']==o) & (df['lr']==at)]
         label = o
         if lr is None: label += f', lr {at:g}'
@@ -156,3 +162,24 @@ def plot_losses(
     ax.legend(fontsize='small')
     ax.grid(alpha=0.3)
     return ax
+
+# %% ../nbs/07b_shown.ipynb #5c03e7aa
+def _file_name(s): return re.sub(r'[^\w.-]+', '_', s).strip('_.')
+
+def _draw(df, metric, lower, stem):
+    "Save the pictures of `df`, whose paths begin with `stem`: their paths"
+    lrs = sorted(df['lr'].unique())
+    points = Figure(figsize=(8,4.5), layout='constrained')
+    plot_metric(df, metric, ax=points.add_subplot(), lower=lower)
+    n_cols = min(3, len(lrs))
+    n_rows = -(-len(lrs)//n_cols)
+    curves = Figure(figsize=(1+4.5*n_cols,4*n_rows), layout='constrained')
+    axs = curves.subplots(n_rows, n_cols, squeeze=False, sharey=True)
+    for ax in axs.flat[len(lrs):]: ax.remove()
+    for ax,lr in zip(axs.flat, lrs):
+        plot_losses(df, lr=lr, metric=metric, ax=ax, lower=lower)
+        ax.label_outer()
+    paths = f'{stem}_{_file_name(metric)}.png',f'{stem}_losses.png'
+    for fig,path in zip((points,curves), paths): fig.savefig(path, dpi=150)
+    return paths
+

@@ -32,10 +32,12 @@ def _file(module):
     "The file of `module` if it is one's own"
     top = module.partition('.')[0]
     if top in sys.stdlib_module_names or top == 'adamod_fastai': return None
-    try: path = sys.modules[module].__file__ if module in sys.modules else find_spec(module).origin
+    try:
+        if module in sys.modules: path = sys.modules[module].__file__
+        else: path = find_spec(module).origin
     except (AttributeError, ImportError, ValueError): return None # it has no file, or is not there
-    installed = path and {'site-packages','dist-packages'} & set(Path(path).parts)
-    return path if path and path.endswith('.py') and not installed else None
+    if not path or not path.endswith('.py'): return None
+    return None if {'site-packages','dist-packages'}.intersection(Path(path).parts) else path
 
 _read,_parsing = {},Lock()
 
@@ -49,7 +51,7 @@ def _source(module):
 
 def _imports(module):
     "The names of what one's own `module` imports, anywhere in it"
-    package = module if Path(_file(module)).stem == '__init__' else module.rpartition('.')[0]
+    package = module if _file(module).endswith('__init__.py') else module.rpartition('.')[0]
     yield package
     with _parsing: tree = ast.parse(_source(module)) # Python 3.11 cannot do it in two threads
     for o in ast.walk(tree):
@@ -71,9 +73,10 @@ class _FileTask:
         spec.loader.exec_module(module)
         self.__wrapped__ = getattr(module, name, None)
         for o in {o.partition('.')[0] for o in _imports(self.__module__)}:
-            there,beside = _file(o),folder/f'{o}.py'
-            if not beside.is_file(): beside = folder/o/'__init__.py'
-            if there and beside.is_file() and not beside.samefile(there): raise ImportError(f'{o} is {there} already, not {beside}')
+            there = _file(o)
+            for beside in (folder/f'{o}.py',folder/o/'__init__.py') if there else ():
+                if not beside.is_file() or beside.samefile(there): continue
+                raise ImportError(f'{o} is {there} already, not {beside}')
 
     def __call__(self, opt_func): return self.__wrapped__(opt_func)
     def __reduce__(self): return _FileTask,(self.path,self.__name__)
@@ -88,12 +91,18 @@ def _digest(v):
 
 _exact = bool,int,float,str,bytes,type(None) # whose text is all there is to them
 
+def _is_shown(o):
+    "Does the name of a partial say what `o`, an argument of it, is?"
+    return isinstance(o, _exact) and _show(o)==repr(o)
+
+_known = 'adamod_fastai','fastai','builtins'
+_looked_into = ModuleType,FunctionType,type,partial,*_exact # of what a function names
+
 class _Own:
     "What of functions is one's own: their sources, and what they hold that no source says. Its text is a hash, empty if all is installed"
     def __init__(self, *fs):
-        self.parts,self.modules,self.seen = [],[],[]
-        for f in fs:
-            if f is not None: self.add(f)
+        self.parts,self.modules,self.seen = [],[],{}
+        for f in filter(None, fs): self.add(f)
 
     def __str__(self): return _hash('\0'.join(self.parts)) if self.parts else ''
 
@@ -102,7 +111,7 @@ class _Own:
         more = []
         if isinstance(o, partial):
             held = *o.args,*o.keywords.values()
-            more = [o.func, *(v for v in held if not isinstance(v, _exact) or _show(v) != repr(v))] # its name shows the others
+            more = [o.func, *(v for v in held if not _is_shown(v))]
         elif isinstance(o, MethodType): more = [o.__func__,o.__self__]
         elif isinstance(o, ModuleType): self.add_module(o.__name__)
         elif isinstance(o, (FunctionType,type)): more = self.defined(o)
@@ -121,33 +130,36 @@ class _Own:
 
     def defined(self, o):
         "Add where the function or class `o` is defined: what it holds and, if it is one's own, names"
-        if any(v is o for v in self.seen): return []
-        self.seen.append(o)
+        if id(o) in self.seen: return []
+        self.seen[id(o)] = o
         name = o.__module__ or 'builtins'
         self.add_module(name)
         in_cell = not _file(name) and (name == '__main__' or name not in sys.modules)
-        if _file(name) or in_cell: self.parts.append(o.__qualname__)
-        elif name.partition('.')[0] not in ('adamod_fastai','fastai','builtins'): self.parts.append(f'{name}.{o.__qualname__}')
+        is_own = in_cell or _file(name)
+        if is_own: self.parts.append(o.__qualname__)
+        elif name.partition('.')[0] not in _known: self.parts.append(f'{name}.{o.__qualname__}')
         if isinstance(o, type):
             inside = [*o.__bases__, *vars(o).values()] if in_cell else []
             return [v for v in inside if isinstance(v, (type,FunctionType))]
         code = o.__code__
         if in_cell: self.parts.append(''.join(linecache.getlines(code.co_filename)) or uuid4().hex)
-        if o.__name__ == '<lambda>': self.parts.append(repr((code.co_firstlineno, code.co_code, code.co_names, code.co_consts)))
+        if o.__name__ == '<lambda>':
+            which = code.co_firstlineno,code.co_code,code.co_names,code.co_consts
+            self.parts.append(repr(which))
         try: names = inspect.getclosurevars(o)
         except ValueError: return [uuid4().hex] # a name in it has no value yet
-        named = names.globals.values() if _file(name) or in_cell else []
-        seen = ModuleType,FunctionType,type,partial,*_exact
-        return [*names.nonlocals.values(), *(v for v in named if isinstance(v, seen))]
+        named = names.globals.values() if is_own else []
+        return [*names.nonlocals.values(), *(v for v in named if isinstance(v, _looked_into))]
 
 # %% ../nbs/07_store.ipynb #507757e2
 def _place(f, out):
     "The file that the function `f` is in, as seen from the folder `out`, or its module if no file is one's own"
     while isinstance(f, partial): f = f.func
-    path = _file(f.__module__ or 'builtins')
+    path = f.__module__ and _file(f.__module__)
     if not path: return f.__module__
-    try: return Path(os.path.relpath(Path(path).resolve(), Path(out or '.').resolve())).as_posix()
-    except (TypeError, ValueError): return path # `out` is none, or on another drive
+    try: seen = os.path.relpath(os.path.realpath(path), os.path.realpath(out or '.'))
+    except (TypeError, ValueError): return path # `out` is no path, or on another drive
+    return Path(seen).as_posix()
 
 # %% ../nbs/07_store.ipynb #a55011e6
 def _as_json(o):
@@ -156,15 +168,10 @@ def _as_json(o):
     if isinstance(o, list): return [_as_json(v) for v in o]
     return None if isinstance(o, float) and not math.isfinite(o) else o
 
-def _number(o): return math.nan if o is None else o
-
-def _run_of(line):
+def _from_json(line):
     "The run that the text `line` is"
     run = json.loads(line)
-    run['metrics'] = {k: _number(v) for k,v in run['metrics'].items()}
-    if run['diverged']:
-        run['loss_rise'] = _number(run['loss_rise'])
-        run['losses'] = [_number(o) for o in run['losses']]
+    run['losses'] = [math.nan if o is None else o for o in run['losses']]
     return run
 
 def _read_runs(path):
@@ -172,14 +179,16 @@ def _read_runs(path):
     data = path.read_bytes() if path.exists() else b''
     whole = data.rfind(b'\n')+1
     if whole < len(data): os.truncate(path, whole)
-    try: return {_key(o): o for o in map(_run_of, data[:whole].decode().splitlines())}
+    lines = data[:whole].decode().splitlines()
+    try: return {_key(o): o for o in map(_from_json, lines)}
     except (ValueError, TypeError, LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
 
 def _frame(runs):
     "A row for each of `runs`; what one looks for first stands first"
     metrics = list(dict.fromkeys(k for o in runs for k in o['metrics']))
-    cols = [*_settings[:4], *metrics, 'seconds', 'diverged', 'loss_rise', 'batches', *_settings[4:], 'losses']
-    return pd.DataFrame([{**o, **o['metrics']} for o in runs], columns=cols)
+    columns = [*_settings[:4], *metrics, 'seconds', 'diverged', 'loss_rise', 'batches', *_settings[4:], 'losses']
+    df = pd.DataFrame([{**o, **o['metrics']} for o in runs], columns=columns)
+    return df.astype(dict.fromkeys([*metrics, 'loss_rise'], float))
 
 def _key(settings): return tuple(settings[k] for k in _settings)
 
@@ -191,16 +200,15 @@ class _Results:
         try:
             if out is not None: self.claim(Path(out))
         except Timeout as e:
-            raise ValueError(f'Invalid out: another comparison is writing to {str(out)!r}, give each a folder of its own') from e
+            raise ValueError(f'Invalid out: another comparison is writing to {out}, give each a folder of its own') from e
         except (OSError, TypeError, NotImplementedError) as e:
-            raise ValueError(f'Invalid out: {_show(out)} cannot be used as a folder, {getattr(e, "strerror", None) or e}') from e
+            raise ValueError(f'Invalid out: {_show(out)} cannot be used as a folder: {e}') from e
 
     def claim(self, out):
         "Make the folder `out` this process's own, and read what is in it"
-        if out.exists() and not out.is_dir(): raise ValueError(f'Invalid out: {str(out)!r} is a file, it must be a folder')
-        self.out,self.path = out,out/'runs.jsonl'
-        if not self.path.exists() and (out/'results.csv').exists():
-            raise ValueError(f'Invalid out: {out/"results.csv"} was not written by compare, at least not by this version')
+        self.out,self.path,self.table = out,out/'runs.jsonl',out/'results.csv'
+        if self.table.exists() and not self.path.exists():
+            raise ValueError(f'Invalid out: {self.table} was not written by compare, at least not by this version')
         out.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(out/'.lock')
         self.lock.acquire(timeout=0)
@@ -222,9 +230,10 @@ class _Results:
     def add(self, settings, result):
         "Keep the `result` of the run with these `settings`"
         run = {**settings, **result, 'losses': [float(f'{o:.6g}') for o in result['losses']]}
-        if self.lock:
-            with open(self.path, 'a', encoding='utf-8', newline='') as f: f.write(json.dumps(_as_json(run))+'\n')
         self.runs[_key(settings)] = run
+        if not self.lock: return
+        line = json.dumps(_as_json(run))
+        with open(self.path, 'a', newline='\n') as f: f.write(f'{line}\n')
 
     def select(self, settings):
         "A row for each run with these `settings`, in their order"
@@ -232,12 +241,13 @@ class _Results:
 
     def write_csv(self):
         "Write the two tables, if they are not those of the runs that are there"
-        path = self.out/'results.csv'
-        if not self.runs or path.exists() and path.stat().st_mtime >= self.path.stat().st_mtime: return
+        if not self.runs: return
+        if self.table.exists() and self.table.stat().st_mtime >= self.path.stat().st_mtime: return
         df = _frame(list(self.runs.values()))
-        words = df.select_dtypes(exclude=['number','bool']).columns.drop('losses')
-        df[words] = df[words].replace(r'[\r\n]+', ' ', regex=True) # which not all readers of CSV take for a part of a name
+        losses = df.pop('losses')
+        df = df.replace(r'[\r\n]+', ' ', regex=True) # which not all readers of CSV take for a part of a name
         empty = [o for o in _settings[4:] if not df[o].astype(bool).any()]
-        df.drop(columns=['losses', *empty]).assign(run=range(len(df))).to_csv(path, index=False, na_rep='nan')
-        losses = [(run,batch,loss) for run,o in enumerate(df.losses) for batch,loss in enumerate(o)]
-        if losses: pd.DataFrame(losses, columns=['run','batch','loss']).to_csv(self.out/'losses.csv', index=False, na_rep='nan')
+        df = df.drop(columns=empty).assign(run=df.index)
+        df.to_csv(self.table, index=False, na_rep='nan')
+        losses = pd.DataFrame([(run,*o) for run,l in losses.items() for o in enumerate(l)], columns=['run','batch','loss'])
+        if not losses.empty: losses.to_csv(self.out/'losses.csv', index=False, na_rep='nan')
