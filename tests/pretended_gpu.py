@@ -2,7 +2,9 @@
 
 Its kernels are generated for a pretended H100 and run by Triton's interpreter. The tensors lie on the CPU.
 """
-import os, re, types
+import os, re, subprocess, sys, types
+from collections import Counter
+from pathlib import Path
 os.environ['TRITON_INTERPRET'] = '1'  # before triton is imported
 
 from contextlib import ExitStack
@@ -78,6 +80,14 @@ def all_multiples_of_16(src):
     known = {int(i) for i in re.findall(r"\((\d+),\): \[\['tt.divisibility', 16\]\]", src)}
     return {i for i,o in enumerate(names) if 'BLOCK' not in o.upper()} <= known
 
+def accesses(src, tmp_path):
+    "How often a thread of the kernel, compiled for an H100, reads and writes so much at once"
+    file = tmp_path/'kernel.py'
+    file.write_text(src)
+    env = {k:v for k,v in os.environ.items() if k != 'TRITON_INTERPRET'}
+    ptx = subprocess.run([sys.executable,Path(__file__).parent/'kernel_ptx.py',file], env=env, capture_output=True, text=True, check=True).stdout
+    return Counter(re.findall(r'\b(?:ld|st)\.global\S*', ptx))
+
 def twins(opt_func, shapes, dtype):
     def param(i, s): return torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i)).to(dtype))
     def params(): return [param(i, s) for i,s in enumerate(shapes)]
@@ -125,6 +135,18 @@ def test_a_length_that_is_no_multiple_of_16_has_a_kernel_of_its_own():
         for _ in range(4): step(*both)
     check(*both)
     assert sorted(map(all_multiples_of_16, gpu.sources)) == [False,True]
+
+@pytest.mark.parametrize('opt_func,want', TRAFFIC[:2])
+def test_reads_and_writes_128_bits_at_once(opt_func, want, tmp_path):
+    both = twins(opt_func, [(33,33),(40,50)], torch.float32)
+    with Pretended() as gpu:
+        for _ in range(4): step(*both)
+    flat,rows = [accesses(o, tmp_path) for o in sorted(gpu.sources, key=all_multiples_of_16)]
+    each = 1024//128  # elements that a thread steps
+    read,written = (each*o//4 for o in want)
+    nums = rows['ld.global.b32']
+    assert rows == {'ld.global.v4.b32': read//4, 'st.global.v4.b32': written//4, 'ld.global.b32': nums} and nums < 12
+    assert flat == {'ld.global.b32': read+nums, 'st.global.b32': written}
 
 def test_nan_stays_nan_in_bfloat16():
     "Also with the bits that a GPU gives it, to which nothing can be added"
