@@ -3,15 +3,15 @@
 
     python benchmarks/step_time.py [--device cpu|cuda] [--json FILE] [--shapes NAME ...] [--reps N] [--against REVISION]
 
-Every optimizer steps the same parameters in turn, and the medians of those rounds are compared, so that a busy machine
-slows all of them alike. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
+Every optimizer steps the same parameters in turn, in each round in another order, and the medians of the rounds are compared,
+so that a busy machine slows all of them alike, and none always finds what the same one left in the cache. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
 AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `DiffMod traffic` reads and writes those 11 and
 computes next to nothing, compiled in the same way: the floor in practice. `GB/s` is what must be read and written by the time.
 `first` is the first two steps, in which the fused optimizers compile: each shape anew, the first one without anything cached.
 `extra` is the most memory that is held during a step beside parameters, gradients and state. `--against` lets the fused
 optimizers of an earlier revision of this repository take turns with the others.
 """
-import argparse, importlib, io, json, os, platform, subprocess, sys, tarfile, tempfile, time, warnings
+import argparse, importlib, io, json, os, platform, random, subprocess, sys, tarfile, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -129,8 +129,9 @@ def measure(name, device, reps):
     for _ in range(3):
         for o in opts.values(): o.step()
     times = {k:[] for k in opts}
+    order = random.Random(0)
     for _ in range(reps):
-        for k,o in opts.items(): times[k].append(timed(o.step, device))
+        for k in order.sample(list(opts), len(opts)): times[k].append(timed(opts[k].step, device))
     if device=='cuda':
         for k in ('AdaMod fused','DiffMod fused'): print(f'{name}, {k}: host synchronisation in a step: {syncs(opts[k]) or "none"}')
     del opts
@@ -179,6 +180,7 @@ def main():
     table(rows, 'first_s', 'The first two steps, s')
     table(rows, 'extra_mb', 'Peak extra memory, MiB')
     if args.json:
+        rows = [o for o in rows if not o['optimizer'].endswith(f', {args.against}')]
         with open(args.json, 'w') as f: json.dump(dict(machine=machine(args.device), reps=args.reps, rows=rows), f, indent=1); f.write('\n')
 
 if __name__=='__main__': main()
