@@ -72,3 +72,15 @@ def test_numbers_that_bfloat16_has_stay():
 
 def test_a_bad_value():
     with pytest.raises(ValueError, match="Invalid bf16_stochastic_round: 'no'"): AdaMod([torch.ones(2)], lr=0.1, bf16_stochastic_round='no')
+
+@pytest.mark.parametrize('fused', [False,True])
+@pytest.mark.parametrize('opt_func', [DiffMod,DiffGrad])
+def test_the_previous_gradient_is_kept_as_it_was(opt_func, fused):
+    "In two bytes for each weight, like the gradient itself"
+    p = torch.nn.Parameter(torch.ones(300, dtype=torch.bfloat16))
+    opt = opt_func([p], lr=1e-3, fused=fused)
+    for o in 0.5,-0.25,2.:
+        p.grad = torch.full_like(p, o)
+        opt.step()
+        prev_grad = opt.state[p]['prev_grad']
+        assert prev_grad.dtype==torch.bfloat16 and torch.equal(prev_grad, p.grad)
