@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 
 from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _warmups, known_opts
-from .store import _FileTask, _Own, _Results, _hash, _place, _source
-from .engines import _Runs, _dask, _elsewhere, _jobs, _side_by_side
+from .store import _Own, _Results, _hash, _place, _source
+from .engines import _FileTask, _Runs, _dask, _elsewhere, _jobs, _side_by_side
 from .shown import _draw, _file_name, _metric, _what, compare_table
 from .memory import _pct
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner

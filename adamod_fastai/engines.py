@@ -10,12 +10,14 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import cloudpickle
 import torch
 
 from .runs import _count, _renew_lock, _train_once
-from .store import _file, _hash, _source
+from .store import _file, _hash, _imports, _source
 
 # %% auto #0
 __all__ = []
@@ -47,6 +49,27 @@ def _load(sent, versions):
     for k,v in versions:
         if not _file(k) or _hash(_source(k)) != v: raise ChildProcessError(f'A worker has another module {k}, start it anew')
     return plans
+
+# %% ../nbs/07a_engines.ipynb #7dacc261
+class _FileTask:
+    "The function `name` in the file `path`, loaded from there in each process that it is sent to"
+    def __init__(self, path, name):
+        self.path,self.__name__ = str(Path(path).resolve()),name
+        self.__module__ = f'_task_{_hash(self.path)}'
+        folder = Path(self.path).parent
+        if str(folder) not in sys.path: sys.path.insert(0, str(folder))
+        spec = spec_from_file_location(self.__module__, self.path)
+        module = sys.modules[self.__module__] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.__wrapped__ = getattr(module, name, None)
+        for o in {o.partition('.')[0] for o in _imports(self.__module__)}:
+            there = _file(o)
+            for beside in (folder/f'{o}.py',folder/o/'__init__.py') if there else ():
+                if not beside.is_file() or beside.samefile(there): continue
+                raise ImportError(f'{o} is {there} already, not {beside}')
+
+    def __call__(self, opt_func): return self.__wrapped__(opt_func)
+    def __reduce__(self): return _FileTask,(self.path,self.__name__)
 
 # %% ../nbs/07a_engines.ipynb #d9f98f56
 def _outcome(run, job):

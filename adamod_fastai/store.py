@@ -5,14 +5,14 @@
 # %% ../nbs/07_store.ipynb #bef24d4b
 from __future__ import annotations
 
-import ast, inspect, json, linecache, math, os, sys, tokenize
+import ast, json, linecache, math, os, sys, tokenize
 from functools import partial
 from hashlib import sha256
-from importlib.util import find_spec, module_from_spec, resolve_name, spec_from_file_location
+from importlib.util import find_spec, resolve_name
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from types import FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from uuid import uuid4
 
 import cloudpickle
@@ -60,27 +60,6 @@ def _imports(module):
             base = resolve_name('.'*o.level + (o.module or ''), package)
             yield from (base, *(f'{base}.{a.name}' for a in o.names))
 
-# %% ../nbs/07_store.ipynb #7dacc261
-class _FileTask:
-    "The function `name` in the file `path`, loaded from there in each process that it is sent to"
-    def __init__(self, path, name):
-        self.path,self.__name__ = str(Path(path).resolve()),name
-        self.__module__ = f'_task_{_hash(self.path)}'
-        folder = Path(self.path).parent
-        if str(folder) not in sys.path: sys.path.insert(0, str(folder))
-        spec = spec_from_file_location(self.__module__, self.path)
-        module = sys.modules[self.__module__] = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.__wrapped__ = getattr(module, name, None)
-        for o in {o.partition('.')[0] for o in _imports(self.__module__)}:
-            there = _file(o)
-            for beside in (folder/f'{o}.py',folder/o/'__init__.py') if there else ():
-                if not beside.is_file() or beside.samefile(there): continue
-                raise ImportError(f'{o} is {there} already, not {beside}')
-
-    def __call__(self, opt_func): return self.__wrapped__(opt_func)
-    def __reduce__(self): return _FileTask,(self.path,self.__name__)
-
 # %% ../nbs/07_store.ipynb #72273ea7
 def _digest(v):
     "A hash of all that `v` holds; one that comes only once if `v` cannot be saved"
@@ -94,6 +73,11 @@ _exact = bool,int,float,str,bytes,type(None) # whose text is all there is to the
 def _is_shown(o):
     "Does the name of a partial say what `o`, an argument of it, is?"
     return isinstance(o, _exact) and _show(o)==repr(o)
+
+def _names(code):
+    "The names in a function's `code` and in what is defined within it"
+    inner = [o for o in code.co_consts if isinstance(o, CodeType)]
+    return {o for o in code.co_names if not o.startswith('__')}.union(*map(_names, inner))
 
 _known = 'adamod_fastai','fastai','builtins'
 _looked_into = ModuleType,FunctionType,type,partial,*_exact # of what a function names
@@ -146,10 +130,10 @@ class _Own:
         if o.__name__ == '<lambda>':
             which = code.co_firstlineno,code.co_code,code.co_names,code.co_consts
             self.parts.append(repr(which))
-        try: names = inspect.getclosurevars(o)
+        try: held = [v.cell_contents for v in o.__closure__ or ()]
         except ValueError: return [uuid4().hex] # a name in it has no value yet
-        named = names.globals.values() if is_own else []
-        return [*names.nonlocals.values(), *(v for v in named if isinstance(v, _looked_into))]
+        named = [o.__globals__[k] for k in sorted(o.__globals__.keys() & _names(code))] if is_own else []
+        return held + [v for v in named if isinstance(v, _looked_into)]
 
 # %% ../nbs/07_store.ipynb #507757e2
 def _place(f, out):

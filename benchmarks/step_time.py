@@ -4,12 +4,13 @@
     python benchmarks/step_time.py [--device cpu|cuda] [--json FILE] [--shapes NAME ...] [--reps N] [--against REVISION]
 
 Every optimizer steps the same parameters in turn, in each round in another order, and the medians of the rounds are compared,
-so that a busy machine slows all of them alike, and none always finds what the same one left in the cache. `floor` is the ratio of what must be read and written: 7 numbers for each element with AdamW, 9 with
-AdaMod (the memory as well), 11 with DiffMod (the previous gradient too). `DiffMod traffic` reads and writes those 11 and
-computes next to nothing, compiled in the same way: the floor in practice. `GB/s` is what must be read and written by the time.
-`first` is the first two steps, in which the fused optimizers compile: each shape anew, the first one without anything cached.
-`extra` is the most memory that is held during a step beside parameters, gradients and state. `--against` lets the fused
-optimizers of an earlier revision of this repository take turns with the others.
+so that a busy machine slows all of them alike, and none always finds what the same one left in the cache. `floor` is the ratio
+of what must be read and written: 7 numbers for each element with AdamW, 9 with AdaMod (the memory as well), 11 with DiffMod
+(the previous gradient too). `DiffMod traffic` reads and writes those 11 and computes next to nothing, compiled in the same way:
+the floor in practice. `GB/s` is what must be read and written by the time. `first` is the first two steps, in which the fused
+optimizers compile: each shape anew, the first one without anything cached. `extra` is the most memory that is held during a step
+beside parameters, gradients and state. `--against` lets the fused optimizers of an earlier revision of this repository take turns
+with the others.
 """
 import argparse, importlib, io, json, os, platform, random, subprocess, sys, tarfile, tempfile, time, warnings
 from functools import partial

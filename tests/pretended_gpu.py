@@ -85,8 +85,9 @@ def accesses(src, tmp_path):
     file = tmp_path/'kernel.py'
     file.write_text(src)
     env = {k:v for k,v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    ptx = subprocess.run([sys.executable,Path(__file__).parent/'kernel_ptx.py',file], env=env, capture_output=True, text=True, check=True).stdout
-    return Counter(re.findall(r'\b(?:ld|st)\.global\S*', ptx))
+    command = [sys.executable,Path(__file__).parent/'kernel_ptx.py',file]
+    res = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return Counter(re.findall(r'\b(?:ld|st)\.global\S*', res.stdout))
 
 def twins(opt_func, shapes, dtype):
     def param(i, s): return torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i)).to(dtype))

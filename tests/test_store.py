@@ -324,3 +324,17 @@ def test_what_is_installed_is_known_by_its_name(tmp_path):
     row, = lines(tmp_path)
     assert (row['code'],row['task'],row['opt_func'],row['file'])==('','digits_learner(bs=32)','AdaMod(len_memory=10)','adamod_fastai.tasks')
     assert str(_Own(torch.optim.AdamW)) != str(_Own(torch.optim.Adam)) # two packages may have an Adam each
+
+@pytest.mark.parametrize('body', ['[n for _ in range(2)]','(lambda: n)()','sum(n for _ in range(2))'])
+def test_a_number_that_is_named_deep_inside_counts(body):
+    "In what a cell of a notebook defines; Python 3.12 and 3.13 each see more of such names by themselves"
+    import linecache
+    from adamod_fastai.store import _Own
+    file,source = '<a cell>',f'def get_learner(opt_func): return {body}\n'
+    linecache.cache[file] = len(source),None,[source],file
+    cell = dict(__name__='__main__', n=1)
+    exec(compile(source, file, 'exec'), cell)
+    def code(n):
+        cell['n'] = n
+        return str(_Own(cell['get_learner']))
+    assert code(1)==code(1)!=code(2)
