@@ -84,7 +84,7 @@ def long():
         print('long', schedule, flush=True)
 
 def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant'):
-    "2000 batches of five networks: `names` of the optimizers, and Adam with each `warmup`"
+    "1000 batches of five networks in each epoch: `names` of the optimizers, and Adam with each `warmup`"
     all_opts = {**opts, 'DiffMod': DiffMod, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
     run = partial(compare, translation_learner, seeds=1, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
     run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)
@@ -96,7 +96,8 @@ translations = dict(
     translation_low=partial(translation, lrs=[3e-4], warmup=None),
     translation_one_cycle=partial(translation, schedule='one_cycle', warmup=None, where='one_cycle'),
     translation_inverse_sqrt=partial(translation, cbs=inverse_sqrt, warmup=None, where='inverse_sqrt'),
-    translation_long=partial(translation, n_epoch=20, names=['AdaMod','Adam','RAdam','ranger','AdaMod-1000'], warmup=[0.1], where='long'))
+    translation_long=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[1e-3], warmup=[0.1], where='long'),
+    translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'))
 
 def facts():
     "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
