@@ -123,7 +123,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'adamod_fastai.compare._Parser.error': ('compare.html#_parser.error', 'adamod_fastai/compare.py'),
                                        'adamod_fastai.compare._Plan': ('compare.html#_plan', 'adamod_fastai/compare.py'),
                                        'adamod_fastai.compare._Plan.__init__': ('compare.html#_plan.__init__', 'adamod_fastai/compare.py'),
-                                       'adamod_fastai.compare._defaults': ('compare.html#_defaults', 'adamod_fastai/compare.py'),
+                                       'adamod_fastai.compare._made': ('compare.html#_made', 'adamod_fastai/compare.py'),
                                        'adamod_fastai.compare._parser': ('compare.html#_parser', 'adamod_fastai/compare.py'),
                                        'adamod_fastai.compare._plans': ('compare.html#_plans', 'adamod_fastai/compare.py'),
                                        'adamod_fastai.compare._show_task': ('compare.html#_show_task', 'adamod_fastai/compare.py'),

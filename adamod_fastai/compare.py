@@ -18,8 +18,8 @@ import torch
 from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _warmups, known_opts
 from .store import _Own, _Results, _hash, _place, _source
 from .engines import _FileTask, _Runs, _dask, _elsewhere, _jobs, _side_by_side
-from .shown import _draw, _file_name, _metric, _what, compare_table
-from .memory import _pct
+from .shown import _draw, _file_name, _metric, _what, compare_table, plot_losses, plot_metric
+from .memory import _has_memory, _pct
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
 from fastcore.basics import num_cpus
@@ -27,21 +27,24 @@ from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from fastai.callback.core import Callback
 
+_all_ = ['compare_table','plot_metric','plot_losses']
+
 # %% auto #0
-__all__ = ['compare']
+__all__ = ['compare', 'compare_table', 'plot_metric', 'plot_losses']
 
 # %% ../nbs/08_compare.ipynb #ddf97b3e
-def _defaults(f):
-    "The hyper parameters of an optimizer that `f` makes, none if it cannot make one of a single number"
-    try: return f([torch.zeros(1)], lr=1.).hypers[0]
-    except Exception: return {}
+def _made(f):
+    "An optimizer that `f` makes, if it makes one of a single number"
+    try: return f([torch.zeros(1)], lr=1.)
+    except Exception: return None
 
 def _variants(opts, memories, warmups):
     "Each of `opts` with each memory it can have and each warm-up: a name, its function, its hypers, its memory, its warm-up"
     for k,f in opts.items():
-        defaults = _defaults(f)
+        opt = _made(f)
+        defaults = (getattr(opt, 'hypers', None) or [{}])[0]
         hypers = ', '.join(f'{k}={v!r}' for k,v in defaults.items() if k != 'lr')
-        for m in memories if 'beta3' in defaults else [0.]:
+        for m in memories if _has_memory(opt) else [0.]:
             for w in warmups:
                 name = k
                 if m: name += f', memory {100*m:g}%'
@@ -157,6 +160,7 @@ examples:
   adamod-compare
       two tasks: digits with fit_one_cycle, and a transformer at a constant rate without warm-up
   adamod-compare --task digits --opts AdaMod,Adam --lrs 1e-3,1e-2 --seeds 5
+  adamod-compare --task transformer --opts Adam --warmup 0,0.1,0.3
   adamod-compare --task my_file.py:get_learner --epochs 3
       compares on get_learner(opt_func), your function that makes a new Learner
 """
@@ -183,7 +187,7 @@ def _parser():
     low = p.add_mutually_exclusive_group()
     low.add_argument('--lower', dest='lower', action='store_true', default=None, help='the metric is better when it is low')
     low.add_argument('--higher', dest='lower', action='store_false', help='or when it is high (default: as its name says)')
-    add('jobs', str(num_cpus()), 'runs side by side, each on one thread', shown='as many as there are cores')
+    add('jobs', str(num_cpus() or 1), 'runs side by side, each on one thread', shown='as many as there are cores')
     add('dask', None, 'address of a Dask scheduler, such as tcp://10.0.0.1:8786, whose workers do the runs', shown='this machine does them')
     add('out', 'adamod-compare', 'folder for the results; what is there already is not run again')
     return p
@@ -194,7 +198,8 @@ def _show_task(spec, plan, results, args):
     df = results.select(plan.grid)
     metric = _metric(df, args.metric)
     paths = _draw(df, metric, args.lower, results.out/_file_name(spec))
-    epochs,what = f"{plan.n_epoch} epoch{'s'*(plan.n_epoch > 1)}",_what(df.seed.nunique(), 'seed')
+    epochs = f'{plan.n_epoch} epochs' if plan.n_epoch > 1 else '1 epoch'
+    what = _what(df.seed.nunique(), 'seed')
     print(f'{spec}, {plan.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
     print(compare_table(df, metric, lower=args.lower).to_string() + '\n')
     return paths
@@ -213,14 +218,14 @@ def main(
 ):
     "The console command `adamod-compare`"
     p = _parser()
-    args,n_threads,pictures = p.parse_args(argv),torch.get_num_threads(),[]
+    args,n_threads = p.parse_args(argv),torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         jobs,plans = _jobs(args.jobs),_plans(args)
         with _dask(args.dask) as executor, _Results(args.out) as results:
             with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            for o,plan in plans.items(): pictures += _show_task(o, plan, results, args)
+            pictures = [path for o,plan in plans.items() for path in _show_task(o, plan, results, args)]
         tables = results.out/'results.csv',*results.out.glob('losses.csv')
         print('Wrote', ', '.join(map(str, (*tables,*pictures))))
     except (ChildProcessError,ValueError) as e:

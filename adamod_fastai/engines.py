@@ -63,10 +63,9 @@ class _FileTask:
         spec.loader.exec_module(module)
         self.__wrapped__ = getattr(module, name, None)
         for o in {o.partition('.')[0] for o in _imports(self.__module__)}:
-            there = _file(o)
-            for beside in (folder/f'{o}.py',folder/o/'__init__.py') if there else ():
-                if not beside.is_file() or beside.samefile(there): continue
-                raise ImportError(f'{o} is {there} already, not {beside}')
+            there,beside = _file(o),folder/f'{o}.py'
+            if not beside.is_file(): beside = folder/o/'__init__.py'
+            if there and beside.is_file() and not beside.samefile(there): raise ImportError(f'{o} is {there} already, not {beside}')
 
     def __call__(self, opt_func): return self.__wrapped__(opt_func)
     def __reduce__(self): return _FileTask,(self.path,self.__name__)

@@ -134,8 +134,7 @@ def plot_losses(
 ) -> plt.Axes:
     "Plot the smoothed training losses: mean and standard deviation over the seeds"
     metric = _metric(df, metric)
-    lrs = sorted(df['lr'].unique().tolist())
-    if lr is not None: _one_of('lr', lr, lrs)
+    if lr is not None: _one_of('lr', lr, sorted(df['lr'].unique().tolist()))
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]
     tops,lows = [],[]
@@ -182,4 +181,3 @@ def _draw(df, metric, lower, stem):
     paths = f'{stem}_{_file_name(metric)}.png',f'{stem}_losses.png'
     for fig,path in zip((points,curves), paths): fig.savefig(path, dpi=150)
     return paths
-

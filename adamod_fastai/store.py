@@ -51,7 +51,7 @@ def _source(module):
 
 def _imports(module):
     "The names of what one's own `module` imports, anywhere in it"
-    package = module if _file(module).endswith('__init__.py') else module.rpartition('.')[0]
+    package = module if Path(_file(module)).stem == '__init__' else module.rpartition('.')[0]
     yield package
     with _parsing: tree = ast.parse(_source(module)) # Python 3.11 cannot do it in two threads
     for o in ast.walk(tree):
@@ -86,7 +86,8 @@ class _Own:
     "What of functions is one's own: their sources, and what they hold that no source says. Its text is a hash, empty if all is installed"
     def __init__(self, *fs):
         self.parts,self.modules,self.seen = [],[],{}
-        for f in filter(None, fs): self.add(f)
+        for f in fs:
+            if f is not None: self.add(f)
 
     def __str__(self): return _hash('\0'.join(self.parts)) if self.parts else ''
 
@@ -184,9 +185,10 @@ class _Results:
         try:
             if out is not None: self.claim(Path(out))
         except Timeout as e:
-            raise ValueError(f'Invalid out: another comparison is writing to {out}, give each a folder of its own') from e
+            raise ValueError(f'Invalid out: another comparison is writing to {str(out)!r}, give each a folder of its own') from e
         except (OSError, TypeError, NotImplementedError) as e:
-            raise ValueError(f'Invalid out: {_show(out)} cannot be used as a folder: {e}') from e
+            why = getattr(e, 'strerror', None) or e
+            raise ValueError(f'Invalid out: {_show(out)} cannot be used as a folder, {why}') from e
 
     def claim(self, out):
         "Make the folder `out` this process's own, and read what is in it"
@@ -214,10 +216,10 @@ class _Results:
     def add(self, settings, result):
         "Keep the `result` of the run with these `settings`"
         run = {**settings, **result, 'losses': [float(f'{o:.6g}') for o in result['losses']]}
+        if self.lock:
+            line = json.dumps(_as_json(run))
+            with open(self.path, 'a', newline='\n') as f: f.write(f'{line}\n')
         self.runs[_key(settings)] = run
-        if not self.lock: return
-        line = json.dumps(_as_json(run))
-        with open(self.path, 'a', newline='\n') as f: f.write(f'{line}\n')
 
     def select(self, settings):
         "A row for each run with these `settings`, in their order"

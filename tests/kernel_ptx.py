@@ -9,7 +9,6 @@ from unittest.mock import patch
 import torch._inductor.runtime.triton_helpers as helpers
 import torch._inductor.runtime.triton_heuristics as heuristics
 import triton
-from torch._inductor.runtime.hints import TileHint
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -10,8 +10,7 @@ from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
 from fastai.optimizer import Adam, Lookahead, SGD
 
-from adamod_fastai.compare import compare
-from adamod_fastai.shown import compare_table, plot_losses, plot_metric
+from adamod_fastai.compare import compare, compare_table, plot_losses, plot_metric
 from adamod_fastai.optimizer import AdaMod
 from adamod_fastai.runs import known_opts
 from adamod_fastai.tasks import digits_learner, text_learner
