@@ -18,24 +18,10 @@ from fastcore.foundation import L
 from fastai.optimizer import Optimizer
 from .core import ModOptimizer, _Hypers
 from .steps import _Refused, _is_sharded, _local, _shard_like, _sharded_alike, _sharding, _step
-from .tape import _Constant, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
+from .tape import _Constant, _NotYet, _Spec, _call_purely, _fn_name, _free, _narrow, _note, _number_dtype, _wide
 
 # %% auto #0
 __all__ = ['FusedOptimizer', 'fused']
-
-# %% ../nbs/01_fused.ipynb #ba6c770b
-def _sigmoid(x):
-    "`x.sigmoid()` on a CPU: powers of two have a whole part, which is made from its bits, and a fraction, by Taylor's series"
-    power = x*(-1/math.log(2)) # exp(-x) = 2**power
-    whole = power.round()
-    part = torch.where(whole==power, 0., power-whole)
-    def coef(k): return math.log(2)**k/math.factorial(k)
-    frac = coef(6)
-    for k in 4,2,0:
-        pair = coef(k+1)*part + coef(k)
-        frac = frac*(part*part) + pair
-    bits = (255 - (128-whole).relu()).relu()*2**23 # of 2**whole: 0 where that is too small, infinite where it is too large
-    return 1/(1 + frac*bits.to(torch.int32).view(torch.float32))
 
 # %% ../nbs/01_fused.ipynb #d90d19e6
 def _play_back(recording):
@@ -43,8 +29,7 @@ def _play_back(recording):
     spec,graph = recording.spec,fx.Graph()
     tracer = fx.proxy.GraphAppendingTracer(graph)
     def argument(name): return fx.Proxy(graph.placeholder(name), tracer)
-    names = 'p','grad',*(f's_{k}' for k in spec.names)
-    tensors = list(map(argument, names))
+    tensors = [argument(o) for o in ('p', 'grad', *(f's_{k}' for k in spec.names))]
     nums,n_nums = argument('nums'),count()
     vals,dtypes = dict(enumerate(tensors)),dict(enumerate(spec.dtypes)) # by slot
 
@@ -68,6 +53,20 @@ def _play_back(recording):
     for i in changed: tensors[i].copy_(results[i])
     graph.output(())
     return fx.GraphModule(torch.nn.Module(), graph),next(n_nums)
+
+# %% ../nbs/01_fused.ipynb #ba6c770b
+def _sigmoid(x):
+    "`x.sigmoid()` on a CPU: powers of two have a whole part, which is made from its bits, and a fraction, by Taylor's series"
+    power = x*(-1/math.log(2)) # exp(-x) = 2**power
+    whole = power.round()
+    part = torch.where(whole==power, 0., power-whole)
+    def coef(k): return math.log(2)**k/math.factorial(k)
+    frac = coef(6)
+    for k in 4,2,0:
+        pair = coef(k+1)*part + coef(k)
+        frac = frac*(part*part) + pair
+    bits = (255 - (128-whole).relu()).relu()*2**23 # of 2**whole: 0 where that is too small, infinite where it is too large
+    return 1/(1 + frac*bits.to(torch.int32).view(torch.float32))
 
 # %% ../nbs/01_fused.ipynb #f0000002
 _longest = 1<<30 # elements that one call steps
@@ -163,7 +162,7 @@ def _views(flat, ps):
 def _lie_alike(a, b): return a.data_ptr()==b.data_ptr() and _strides(a)==_strides(b)
 
 def _keep_together(states, k, ps, n):
-    "A flat tensor of `n` elements of which the `k` of all `states` are the parts: from now on, if they are not already"
+    "A flat tensor of `n` elements of which the `k` of all `states` are parts: a new one, into which they move, unless they lie in one"
     olds = [_local(s[k]) for s in states]
     first = olds[0]
     alone = len(ps)==1 and n==first.numel()
@@ -237,7 +236,7 @@ def _sort_by_size(ps, sizes):
         large = p.numel() >= sizes.small and _is_dense(p)
         (alone if large else small).append(i)
     total = sum(ps[i].numel() for i in small)
-    room = min(sizes.bag, max(1<<12, total//2)) # two buffers take about as much as all small ones
+    room = min(sizes.bag, max(1<<12, total//2)) # two buffers take no more than about as much as all small ones
     bags,total = defaultdict(list),0
     for i in small:
         total += ps[i].numel()
@@ -297,9 +296,11 @@ class _Batch:
         try: programs,nums,new = opt._programs_for(self, cbs, hyper)
         except _Refused as e:
             self.why = str(e)
-            if not self.why and self.kind.spec.names: opt._changed += 1
-            if opt._changed > _most: return self.idx,'what its step functions keep in the state changes from step to step'
             return self.idx,self.why
+        except _NotYet:
+            if self.kind.spec.names: opt._changed += 1 # it holds something else than was kept before
+            changes = opt._changed > _most_changes
+            return self.idx,'what its step functions keep in the state changes from step to step' if changes else ''
         gone = [k for k in self.others if k not in new]
         for part in self.parts:
             part.step(programs[len(part.layout[0])], gs, nums)
@@ -428,7 +429,8 @@ def _check_compiler(kinds):
 
 # %% ../nbs/01_fused.ipynb #f000000c
 _programs = {} # what has been compiled, by recording and number of dimensions
-_most = 16 # programs that one optimizer may add, and steps at which what it keeps in the state may change
+_most_programs = 16 # that one optimizer may add
+_most_changes = 16 # steps at which what one optimizer keeps in the state may change
 
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over all numbers"
@@ -464,7 +466,7 @@ class FusedOptimizer(ModOptimizer):
         active = [g is not None for g in gs]
         settled = self._active in (None,active)  # a new optimizer gathers at once, as the one whose state it has loaded
         self._active,last,self._plan = active,self._plan,None
-        fits = last and last.gather>=settled and last.fits(self, cbs, ps, gs)
+        fits = last and (last.gather or not settled) and last.fits(self, cbs, ps, gs)
         self._plan = last if fits else _Plan(self, cbs, ps, gs, settled)
         return self._plan
 
@@ -480,7 +482,9 @@ class FusedOptimizer(ModOptimizer):
     def _program(self, recording, dim):
         "A program, which all optimizers share: compile it if this one has not had too many"
         if (recording,dim) not in _programs:
-            if self._compiled==_most: raise _Refused(f'a number that changes is part of what is compiled: so far {_most} times')
+            if self._compiled==_most_programs:
+                raise _Refused(f'its step functions have needed {_most_programs} programs already: they took so many ways, '
+                               'or a number that is compiled in, like an exponent, had so many values')
             self._compiled += 1
             _programs[recording,dim] = _Program(recording, dim)
         program = _programs[recording,dim]

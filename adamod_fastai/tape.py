@@ -212,6 +212,8 @@ class _Tape:
 # %% ../nbs/00a_tape.ipynb #7a9e000c
 _Recording = namedtuple('_Recording', 'spec calls kept') # `kept`: the slots of the tensors of the state after the step
 
+class _NotYet(Exception): "The state does not hold what step functions keep: this step cannot be noted, the next one may be"
+
 def _note(cbs, spec, state, hyper, last=None):
     "Run step functions on stand-ins: the `_Recording`, the free numbers in it, and the rest of the state after it"
     tape,state = _Tape(spec, last.calls if last else ()),dict(state)
@@ -224,7 +226,7 @@ def _note(cbs, spec, state, hyper, last=None):
     news = [state.pop(k, None) for k in spec.names]
     same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
     others = [o for o in state.values() if isinstance(o, (_StandIn,Tensor))]
-    if others or not same: raise _Refused()
+    if others or not same: raise _NotYet
     kept = tuple(o._slot for o in news)
     for name,old,slot in zip(spec.names, olds, kept):
         taken = slot < len(spec.dtypes) and slot!=old._slot
