@@ -83,16 +83,19 @@ def long():
         compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
         print('long', schedule, flush=True)
 
-def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant'):
-    "1000 batches of five networks in each epoch: `names` of the optimizers, and Adam with each `warmup`"
+def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant',
+                seeds=1):
+    "1000 batches of five networks in each epoch and seed: `names` of the optimizers, and Adam with each `warmup`"
     all_opts = {**opts, 'DiffMod': DiffMod, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
-    run = partial(compare, translation_learner, seeds=1, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
+    run = partial(compare, translation_learner, seeds=seeds, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
     run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)
     if warmup: run(dict(Adam=Adam), lrs, warmup=warmup)
     print('translation', where, flush=True)
 
 translations = dict(
     translation=translation,
+    translation_again=partial(translation, names=['AdaMod','Adam','RAdam'], lrs=[1e-3], seeds=2),
+    translation_again_high=partial(translation, names=['Lookahead(AdaMod)','AdaMod','Lookahead(Adam)'], lrs=[3e-3], warmup=[0.5], seeds=2),
     translation_low=partial(translation, lrs=[3e-4], warmup=None),
     translation_one_cycle=partial(translation, schedule='one_cycle', warmup=None, where='one_cycle'),
     translation_inverse_sqrt=partial(translation, cbs=inverse_sqrt, warmup=None, where='inverse_sqrt'),
