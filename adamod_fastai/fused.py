@@ -466,7 +466,7 @@ class FusedOptimizer(ModOptimizer):
         active = [g is not None for g in gs]
         settled = self._active in (None,active)  # a new optimizer gathers at once, as the one whose state it has loaded
         self._active,last,self._plan = active,self._plan,None
-        fits = last and (last.gather or not settled) and last.fits(self, cbs, ps, gs)
+        fits = settled and last and last.gather and last.fits(self, cbs, ps, gs)
         self._plan = last if fits else _Plan(self, cbs, ps, gs, settled)
         return self._plan
 
