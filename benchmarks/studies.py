@@ -95,13 +95,15 @@ def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, wa
 translations = dict(
     translation=translation,
     translation_again=partial(translation, names=['AdaMod','Adam','RAdam'], lrs=[1e-3], seeds=2),
-    translation_again_high=partial(translation, names=['Lookahead(AdaMod)','AdaMod','Lookahead(Adam)'], lrs=[3e-3], warmup=[0.5], seeds=2),
+    translation_again_high=partial(translation, names=['Lookahead(AdaMod)','AdaMod','Lookahead(Adam)'], lrs=[3e-3], warmup=[0.5],
+                                   seeds=2),
     translation_low=partial(translation, lrs=[3e-4], warmup=None),
     translation_one_cycle=partial(translation, schedule='one_cycle', warmup=None, where='one_cycle'),
     translation_inverse_sqrt=partial(translation, cbs=inverse_sqrt, warmup=None, where='inverse_sqrt'),
-    translation_long=partial(translation, n_epoch=10, names=['AdaMod','Adam','RAdam','ranger','AdaMod-1000'], lrs=[1e-3], where='long'),
-    translation_long_high=partial(translation, n_epoch=10, names=['Lookahead(AdaMod)','AdaMod','DiffMod','AdaMod-1000','ranger'], lrs=[3e-3],
-                                  warmup=[0.3,0.5], where='long'),
+    translation_long=partial(translation, n_epoch=10, lrs=[1e-3], where='long',
+                             names=['AdaMod','Adam','RAdam','ranger','AdaMod-1000','DiffMod','Lookahead(AdaMod)']),
+    translation_long_high=partial(translation, n_epoch=10, lrs=[3e-3], warmup=[0.3,0.5], where='long',
+                                  names=['Lookahead(AdaMod)','AdaMod','DiffMod','AdaMod-1000','ranger']),
     translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'))
 
 def facts():
