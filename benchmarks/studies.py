@@ -68,6 +68,18 @@ def table(task, *schedules):
         above = [rate(best['Adam']+i) for i in range(3)]
         run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds)
 
+def again(task):
+    "Five other seeds of AdaMod and Adam, at the rates that are best for the first five"
+    get_learner,n_epoch = all_tasks[task]
+    found = pd.read_csv(out/'table'/task/'results.csv')
+    found = found[found.seed < seeds]
+    for schedule in 'one_cycle','flat':
+        for name in 'AdaMod','Adam':
+            runs = found[(found.schedule==schedule) & (found.opt==name)]
+            best = scores(runs[runs.groupby('lr').seed.transform('nunique')==seeds]).idxmax()
+            compare(get_learner, {name: opts[name]}, [best], seeds=2*seeds, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+    print('again', task, flush=True)
+
 def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
     run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=n_batches//4, pos_std=0.02), lrs=lrs, seeds=seeds,
                   n_epoch=4, schedule='flat', out=out/'deep'/(f'{n_layers}' if n_batches==400 else f'{n_layers}_{n_batches}'))
@@ -95,8 +107,8 @@ def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, wa
 translations = dict(
     translation=translation,
     translation_again=partial(translation, names=['AdaMod','Adam','RAdam'], lrs=[1e-3], seeds=2),
-    translation_again_high=partial(translation, names=['Lookahead(AdaMod)','AdaMod','Lookahead(Adam)'], lrs=[3e-3], warmup=[0.5],
-                                   seeds=2),
+    translation_again_high=partial(translation, names=['Lookahead(AdaMod)','AdaMod','DiffMod','Lookahead(Adam)'], lrs=[3e-3],
+                                   warmup=[0.5], seeds=2),
     translation_low=partial(translation, lrs=[3e-4], warmup=None),
     translation_one_cycle=partial(translation, schedule='one_cycle', warmup=None, where='one_cycle'),
     translation_inverse_sqrt=partial(translation, cbs=inverse_sqrt, warmup=None, where='inverse_sqrt'),
@@ -123,6 +135,7 @@ def facts():
 
 if __name__ == '__main__':
     studies = {'facts': facts, 'long': long, **translations, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
+               **{f'{t}_again': partial(again, t) for t in all_tasks},
                **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
                'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
     for o in sys.argv[1:] or studies: studies[o]()
