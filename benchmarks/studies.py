@@ -1,6 +1,6 @@
 """The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below, all of them without a name: some eight hours on one core, `JOBS=4` shares them among four. What is in
+The studies are those below, all of them without a name: some fourteen hours on one core, `JOBS=4` shares them among four. What is in
 nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
 packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
 """
@@ -71,13 +71,10 @@ def table(task, *schedules):
 def again(task):
     "Five other seeds of AdaMod and Adam, at the rates that are best for the first five"
     get_learner,n_epoch = all_tasks[task]
-    found = pd.read_csv(out/'table'/task/'results.csv')
-    found = found[found.seed < seeds]
     for schedule in 'one_cycle','flat':
         for name in 'AdaMod','Adam':
-            runs = found[(found.schedule==schedule) & (found.opt==name)]
-            best = scores(runs[runs.groupby('lr').seed.transform('nunique')==seeds]).idxmax()
-            compare(get_learner, {name: opts[name]}, [best], seeds=2*seeds, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+            run = partial(compare, get_learner, {name: opts[name]}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+            run([rate(around_best(run))], seeds=2*seeds)
     print('again', task, flush=True)
 
 def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
