@@ -452,8 +452,12 @@ class FusedOptimizer(ModOptimizer):
         cbs,hypers = self.cbs,self.hypers
         ps = list(chain.from_iterable(self.param_lists))
         gs = [getattr(p, 'grad', None) for p in ps]
+        active = [p for p,g in zip(ps, gs) if g is not None]
+        settled = self._active is None or _same(active, self._active) # a new optimizer gathers at once, like the one whose state it loads
+        self._active = active
+        if not settled and all(p.numel() < _worth_a_call for p in active): return self._step_each(self._todo())
         with torch.no_grad():
-            plan = self._plan_for(cbs, ps, gs)
+            plan = self._plan_for(cbs, ps, gs, settled)
             local = list(map(_local, gs)) if plan.sharded else gs
             for b in plan.batches:
                 hyper = hypers[b.kind.group]
@@ -461,11 +465,9 @@ class FusedOptimizer(ModOptimizer):
                 for i in eager: self._step_eagerly(cbs, ps[i], hyper, why)
             for i in plan.eager: self._step_eagerly(cbs, ps[i], hypers[plan.groups[i]], '')
 
-    def _plan_for(self, cbs, ps, gs):
+    def _plan_for(self, cbs, ps, gs, settled):
         "The plan of the last step, if it fits, or a new one"
-        active = [g is not None for g in gs]
-        settled = self._active in (None,active)  # a new optimizer gathers at once, as the one whose state it has loaded
-        self._active,last,self._plan = active,self._plan,None
+        last,self._plan = self._plan,None
         fits = settled and last and last.gather and last.fits(self, cbs, ps, gs)
         self._plan = last if fits else _Plan(self, cbs, ps, gs, settled)
         return self._plan
@@ -498,7 +500,7 @@ class FusedOptimizer(ModOptimizer):
 
     def __getstate__(self):
         state = defaultdict(dict, {p:_with_own_memory(o) for p,o in self.state.items()})
-        return {**self.__dict__, 'state':state, '_plan':None, '_recordings':{}, '_wholes':{}}
+        return {**self.__dict__, 'state':state, '_plan':None, '_active':None, '_recordings':{}, '_wholes':{}}
 
 def _with_own_memory(state):
     "`state` with copies of the tensors that are parts of a larger one"
