@@ -52,7 +52,7 @@ def _variants(opts, memories, warmups):
                 yield name,f,hypers,m,w
 
 # %% ../nbs/08_compare.ipynb #2b8fad25
-class _Plan:
+class _Comparison:
     "The runs of a comparison: what each is, and the functions that it needs"
     def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None, out=None):
         if not callable(get_learner): raise ValueError(f'Invalid get_learner: {get_learner!r}, it must be a function of an opt_func')
@@ -91,15 +91,15 @@ def _watched(done, total, name, every=30):
         last = time.monotonic()
         _tell(f'{i+1} of {total} runs are done')
 
-def _train(plans, results, jobs=None, executor=None):
-    "Do the runs of `plans` that are not in `results` yet, those of the first seed first"
-    wanted = [(i,o) for i,p in enumerate(plans) for o in p.grid]
+def _train(comparisons, results, jobs=None, executor=None):
+    "Do the runs of `comparisons` that are not in `results` yet, those of the first seed first"
+    wanted = [(i,o) for i,p in enumerate(comparisons) for o in p.grid]
     todo = sorted((o for o in wanted if not results.find(o[1])), key=lambda o: o[1]['seed'])
     found,n = len(wanted)-len(todo),min(jobs or 1, len(todo))
     if found: _tell(f'{found} of {len(wanted)} runs were in {str(results.out)!r} already')
-    modules = sorted(set().union(*(p.modules for p in plans)) - {'__main__'})
+    modules = sorted(set().union(*(p.modules for p in comparisons)) - {'__main__'})
     versions = tuple((o,_hash(_source(o))) for o in modules)
-    run = _Runs([o.functions for o in plans], versions, one_thread=jobs is not None or executor is not None)
+    run = _Runs([o.functions for o in comparisons], versions, one_thread=jobs is not None or executor is not None)
     if executor is not None: done = _elsewhere(run, todo, executor)
     else: done = _side_by_side(run, todo, n) if n > 1 else ((o,run(o)) for o in todo)
     with closing(done):
@@ -121,14 +121,14 @@ def compare(
     executor:Executor=None # What does the runs instead, each with one thread: any with `submit`, such as Dask's `Client.get_executor()`
 ) -> pd.DataFrame:
     "Train with each of `opts`, `lrs` and `seeds`: a row per run"
-    plan = _Plan(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs, out)
+    comparison = _Comparison(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs, out)
     if jobs is not None: jobs = _jobs(jobs)
     if executor is not None and not callable(getattr(executor, 'submit', None)):
         raise ValueError(f'Invalid executor: {executor!r}, it must have a method submit')
     if jobs and executor is not None: raise ValueError(f'Invalid jobs: {jobs!r}, the executor says how many run side by side')
     with _Results(out) as results:
-        _train([plan], results, jobs, executor)
-        return results.select(plan.grid)
+        _train([comparison], results, jobs, executor)
+        return results.select(comparison.grid)
 
 # %% ../nbs/08_compare.ipynb #92c929c5
 _tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a convnet on scikit-learn's digits"),
@@ -193,24 +193,24 @@ def _parser():
     return p
 
 # %% ../nbs/08_compare.ipynb #efcdcaff
-def _show_task(spec, plan, results, args):
+def _show_task(spec, comparison, results, args):
     "Print the table of a task and draw its pictures: their paths"
-    df = results.select(plan.grid)
+    df = results.select(comparison.grid)
     metric = _metric(df, args.metric)
     paths = _draw(df, metric, args.lower, results.out/_file_name(spec))
-    epochs = f'{plan.n_epoch} epochs' if plan.n_epoch > 1 else '1 epoch'
+    epochs = f'{comparison.n_epoch} epochs' if comparison.n_epoch > 1 else '1 epoch'
     what = _what(df.seed.nunique(), 'seed')
-    print(f'{spec}, {plan.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
+    print(f'{spec}, {comparison.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
     print(compare_table(df, metric, lower=args.lower).to_string() + '\n')
     return paths
 
-def _plans(args):
-    "A plan for each task of the command line"
+def _comparisons(args):
+    "A comparison for each task of the command line"
     res = {}
     for o in dict.fromkeys(map(str.strip, args.task.split(','))):
         f,schedule,lrs = _task(o)
         how = args.seeds,args.epochs,args.schedule or schedule,args.memory,args.warmup
-        res[o] = _Plan(f, args.opts, args.lrs or lrs, *how, out=args.out)
+        res[o] = _Comparison(f, args.opts, args.lrs or lrs, *how, out=args.out)
     return res
 
 def main(
@@ -221,11 +221,11 @@ def main(
     args,n_threads = p.parse_args(argv),torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        jobs,plans = _jobs(args.jobs),_plans(args)
+        jobs,comparisons = _jobs(args.jobs),_comparisons(args)
         with _dask(args.dask) as executor, _Results(args.out) as results:
-            with redirect_stdout(sys.stderr): _train(list(plans.values()), results, jobs, executor)
+            with redirect_stdout(sys.stderr): _train(list(comparisons.values()), results, jobs, executor)
             if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
-            pictures = [path for o,plan in plans.items() for path in _show_task(o, plan, results, args)]
+            pictures = [path for o,comparison in comparisons.items() for path in _show_task(o, comparison, results, args)]
         tables = results.out/'results.csv',*results.out.glob('losses.csv')
         print('Wrote', ', '.join(map(str, (*tables,*pictures))))
     except (ChildProcessError,ValueError) as e:

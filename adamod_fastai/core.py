@@ -187,7 +187,7 @@ def _steps_state(opt):
     _run(opt.cbs, p, state, opt.hypers[0])
     return set(state)
 
-def _names(o): return ', '.join(sorted(o)) or 'none'
+def _listed(o): return ', '.join(sorted(o)) or 'none'
 
 _newer = dict(fit_memory=False, follow_lr=False, bf16_stochastic_round=True)  # hypers that older checkpoints do not have
 _newer_state = {'last_lr'}  # and what older states do not have
@@ -197,13 +197,13 @@ def _why_refused(opt, hypers, state):
     params = [p for p,*_ in opt.all_params()]
     if len(hypers) != len(opt.hypers): return f'it has {len(hypers)} parameter groups, the optimizer has {len(opt.hypers)}'
     for h in hypers:
-        if missing := set(opt.hypers[0])-set(h): return f'it was saved by another optimizer, without the hypers {_names(missing)}'
+        if missing := set(opt.hypers[0])-set(h): return f'it was saved by another optimizer, without the hypers {_listed(missing)}'
     if len(state) != len(params): return f'it has {len(state)} parameters, the optimizer has {len(params)}'
     want = _steps_state(opt)-_newer_state
     for i,(p,s) in enumerate(zip(params, state)):
         has = {k for k in s if not _is_given(k)}-set(opt._keep_on_clear)-_newer_state
         if has and has != want:
-            return f'it was saved by another optimizer: it keeps {_names(has)}, this one {_names(want)}'
+            return f'it was saved by another optimizer: it keeps {_listed(has)}, this one {_listed(want)}'
         for k,v in s.items():
             if torch.is_tensor(v) and v.shape != p.shape:
                 return f'its {k} of parameter {i} has shape {tuple(v.shape)}, the parameter {tuple(p.shape)}'

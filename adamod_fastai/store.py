@@ -74,10 +74,10 @@ def _is_shown(o):
     "Does the name of a partial say what `o`, an argument of it, is?"
     return isinstance(o, _exact) and _show(o)==repr(o)
 
-def _names(code):
+def _used_names(code):
     "The names in a function's `code` and in what is defined within it"
     inner = [o for o in code.co_consts if isinstance(o, CodeType)]
-    return {o for o in code.co_names if not o.startswith('__')}.union(*map(_names, inner))
+    return {o for o in code.co_names if not o.startswith('__')}.union(*map(_used_names, inner))
 
 _known = 'adamod_fastai','fastai','builtins'
 _looked_into = ModuleType,FunctionType,type,partial,*_exact # of what a function names
@@ -133,7 +133,7 @@ class _Own:
             self.parts.append(repr(which))
         try: held = [v.cell_contents for v in o.__closure__ or ()]
         except ValueError: return [uuid4().hex] # a name in it has no value yet
-        named = [o.__globals__[k] for k in sorted(o.__globals__.keys() & _names(code))] if is_own else []
+        named = [o.__globals__[k] for k in sorted(o.__globals__.keys() & _used_names(code))] if is_own else []
         return held + [v for v in named if isinstance(v, _looked_into)]
 
 # %% ../nbs/07_store.ipynb #507757e2

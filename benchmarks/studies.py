@@ -22,7 +22,7 @@ from translation import inverse_sqrt, translation_learner
 from without_losses import without_losses
 
 out = Path(__file__).parent.parent/'nbs/results'
-opts = dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
+opts = dict(AdaMod=AdaMod, DiffMod=DiffMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
 all_tasks = {**new_tasks, **held_back, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
              'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
              'text': (text_learner, 5)}
@@ -95,7 +95,7 @@ def long():
 def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant',
                 seeds=1):
     "1000 batches of five networks in each epoch and seed: `names` of the optimizers, and Adam with each `warmup`"
-    all_opts = {**opts, 'DiffMod': DiffMod, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
+    all_opts = {**opts, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
     run = partial(compare, translation_learner, seeds=seeds, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
     run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)
     if warmup: run(dict(Adam=Adam), lrs, warmup=warmup)
@@ -113,7 +113,12 @@ translations = dict(
                              names=['AdaMod','Adam','RAdam','ranger','AdaMod-1000','DiffMod','Lookahead(AdaMod)']),
     translation_long_high=partial(translation, n_epoch=10, lrs=[3e-3], warmup=[0.3,0.5], where='long',
                                   names=['Lookahead(AdaMod)','AdaMod','DiffMod','AdaMod-1000','ranger']),
-    translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'))
+    translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'),
+    translation_long_one_cycle=partial(translation, n_epoch=10, schedule='one_cycle', names=['AdaMod','Adam','DiffMod'], lrs=[3e-3,1e-3],
+                                       warmup=None, where='long_one_cycle'),
+    translation_longest=partial(translation, n_epoch=40, names=['AdaMod'], lrs=[1e-3], warmup=[0.3], where='longest'),
+    translation_longest_high=partial(translation, n_epoch=40, names=['DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=None,
+                                     where='longest'))
 
 def facts():
     "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"

@@ -20,6 +20,19 @@ def test_these_are_all_the_modules(): assert {o.stem for o in package.glob('*.py
 @pytest.mark.parametrize('name', ROOMS)
 def test_uses_only_what_stands_before_it(name): assert uses(name) <= set(ROOMS[:ROOMS.index(name)])
 
+def defined(name):
+    "The names of functions, classes and values that a module defines, but for what fastcore's `patch` and `patch_to` add to a class"
+    for o in ast.parse((package/f'{name}.py').read_text()).body:
+        patched = any(ast.unparse(d).startswith('patch') for d in getattr(o, 'decorator_list', []))
+        if isinstance(o, (ast.FunctionDef,ast.ClassDef)) and not patched: yield o.name
+        if isinstance(o, ast.Assign): yield from (t.id for v in o.targets for t in ast.walk(v) if isinstance(t, ast.Name))
+
+def test_a_name_is_one_thing():
+    where = {}
+    for room in ROOMS:
+        for o in set(defined(room))-{'__all__'}: where.setdefault(o, []).append(room)
+    assert not {k:v for k,v in where.items() if len(v) > 1}
+
 _spec = spec_from_file_location('density', package.parent/'tools'/'density.py')
 density = module_from_spec(_spec)
 _spec.loader.exec_module(density)
