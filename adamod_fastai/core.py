@@ -231,7 +231,14 @@ def load_state_dict(self:ModOptimizer, sd:dict):
     self.state = defaultdict(dict, {p:_copy(s) for (p,*_),s in zip(self.all_params(), sd['state'])})
 
 # %% ../nbs/00_core.ipynb #7820eb49
-def _copy_slow(slow): return slow and L(L(p.clone() for p in pg) for pg in slow)
+def _slow(opt, weights):
+    "Copies of `weights`, in float32 if they are narrower and `opt` steps by one of ours"
+    is_ours = isinstance(_base(opt), ModOptimizer)
+    def copy(p): return p.detach().to(torch.promote_types(p.dtype, torch.float32) if is_ours else p.dtype, copy=True)
+    return weights and L(L(map(copy, pg)) for pg in weights)
+
+@patch
+def _copy_weights(self:Lookahead): self.slow_weights = _slow(self, self.param_lists)
 
 @patch
 def zero_grad(self:Lookahead): self.opt.zero_grad()
@@ -240,10 +247,10 @@ def zero_grad(self:Lookahead): self.opt.zero_grad()
 def freeze_to(self:Lookahead, n:int): self.opt.freeze_to(n)
 
 @patch
-def state_dict(self:Lookahead): return {**self.opt.state_dict(), 'count': self.count, 'slow_weights': _copy_slow(self.slow_weights)}
+def state_dict(self:Lookahead): return {**self.opt.state_dict(), 'count': self.count, 'slow_weights': _slow(self, self.slow_weights)}
 
 @patch
 def load_state_dict(self:Lookahead, sd:dict):
-    count,slow = sd['count'],_copy_slow(sd['slow_weights'])
+    count,slow = sd['count'],_slow(self, sd['slow_weights'])
     self.opt.load_state_dict({k:v for k,v in sd.items() if k not in ('count','slow_weights')})
     self.count,self.slow_weights = count,slow

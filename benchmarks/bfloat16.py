@@ -5,7 +5,8 @@
 
 A network of two hidden layers learns scikit-learn's digits. The learning rates are those of the table, constant, without weight decay.
 `optimi` keeps what rounding has lost in two more bytes for each parameter; it steps by Adam's rule, as AdaMod does with a
-memory of one batch. `loss` is the mean of the last 100 batches, `accuracy` that of the validation set; both are means of the seeds.
+memory of one batch, alone and in `Lookahead`. `loss` is the mean of the last 100 batches, `accuracy` that of the validation set; both
+are means of the seeds.
 """
 import argparse, json, warnings
 from functools import partial
@@ -15,6 +16,7 @@ warnings.filterwarnings('ignore')
 
 import optimi
 import torch
+from fastai.optimizer import Lookahead
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -24,9 +26,12 @@ from step_time import machine
 
 adam = dict(mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.)
 theirs = dict(betas=(0.9,0.99), eps=1e-5)
+def in_lookahead(params, lr): return Lookahead(AdaMod(params, lr, len_memory=1, **adam))
 WAYS = {'float32':                        (torch.float32,  partial(AdaMod, len_memory=1, **adam)),
         'bfloat16, to nearest':           (torch.bfloat16, partial(AdaMod, len_memory=1, bf16_stochastic_round=False, **adam)),
         'bfloat16, at random':            (torch.bfloat16, partial(AdaMod, len_memory=1, **adam)),
+        'Lookahead, float32':             (torch.float32,  in_lookahead),
+        'Lookahead, bfloat16, at random': (torch.bfloat16, in_lookahead),
         'optimi, float32':                (torch.float32,  partial(optimi.Adam, **theirs)),
         'optimi, bfloat16, Kahan':        (torch.bfloat16, partial(optimi.Adam, kahan_sum=True, **theirs))}
 LRS = 1e-3,1e-4,1e-5
@@ -67,7 +72,7 @@ def main():
             rows.append(dict(way=way, lr=lr, loss=round(mean(losses), 4), loss_std=round(stdev(losses), 4),
                              accuracy=round(mean(rights), 4), accuracy_std=round(stdev(rights), 4)))
             row = rows[-1]
-            print(f"{way:26}{lr:8}  loss {row['loss']:.4f} ± {row['loss_std']:.4f}  accuracy {row['accuracy']:.3f}", flush=True)
+            print(f"{way:32}{lr:8}  loss {row['loss']:.4f} ± {row['loss_std']:.4f}  accuracy {row['accuracy']:.3f}", flush=True)
     if args.json:
         with open(args.json, 'w') as f:
             json.dump(dict(machine=machine('cpu'), steps=args.steps, seeds=args.seeds, rows=rows), f, indent=1)

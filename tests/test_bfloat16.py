@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
-from fastai.optimizer import SGD, Adam
+from fastai.optimizer import SGD, Adam, Lookahead, ranger
 
 from adamod_fastai.steps import _random_bits, _round_up_or_down
 from adamod_fastai.fused import fused
@@ -15,7 +15,7 @@ def stepped(opt_func, n, lr=1e-3, grad=None, start=1., shape=(40,50), dtype=torc
     p = nn.Parameter(torch.full(shape, start, dtype=dtype))
     opt,gen = opt_func([p], lr=lr, **kwargs),torch.Generator().manual_seed(1)
     for _ in range(n):
-        p.grad = torch.randn(shape, generator=gen).to(dtype) if grad is None else torch.full(shape, grad, dtype=dtype)
+        p.grad = torch.randn(shape, generator=gen).to(dtype) if grad is None else (torch.zeros(shape)+grad).to(dtype)
         opt.step()
     return p.detach()
 
@@ -27,6 +27,27 @@ def test_small_steps_arrive(opt_func):
     want,found = run(dtype=torch.float32, **kwargs).mean(),run(**kwargs).float().mean()
     assert (run(bf16_stochastic_round=False, **kwargs)==1).all() # to the nearest
     assert abs(found-want) < 0.2*abs(want-1) + 2e-4
+
+def in_lookahead(params, **kwargs): return Lookahead(AdaMod(params, len_memory=1, **kwargs))
+
+@pytest.mark.parametrize('opt_func', [in_lookahead,partial(in_lookahead, fused=True),fused(ranger)], ids=['AdaMod','AdaMod, fused','ranger'])
+def test_small_steps_arrive_in_lookahead(opt_func):
+    "Which takes an average of the weights, every six steps"
+    grad = 0.5+torch.rand(40, 50, generator=torch.Generator().manual_seed(2)) # no two are rounded by the same bits
+    want,found = [stepped(opt_func, 600, lr=1e-4, wd=0., grad=grad, dtype=d).float().mean() for d in (torch.float32,torch.bfloat16)]
+    assert want < 0.98
+    assert abs(found-want) < 0.1*abs(want-1) # with slow weights in bfloat16 it is three quarters of the way
+
+def test_a_lookahead_saved_with_narrow_slow_weights():
+    "By an older version"
+    p = nn.Parameter(torch.ones(40, dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    a,b = in_lookahead([p], lr=1e-3),in_lookahead([p], lr=1e-3)
+    a.step()
+    sd = a.state_dict()
+    for pg in sd['slow_weights']: pg[0] = pg[0].bfloat16()
+    b.load_state_dict(sd)
+    assert b.slow_weights[0][0].dtype is torch.float32 and sd['slow_weights'][0][0].dtype is torch.bfloat16
 
 def test_weight_decay_arrives():
     "It is a part of the same rounding: a zero gradient and `wd` only"
