@@ -116,7 +116,7 @@ translations = dict(
     translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'),
     translation_long_one_cycle=partial(translation, n_epoch=10, schedule='one_cycle', names=['AdaMod','Adam','DiffMod'], lrs=[1e-3,3e-3,1e-2],
                                        warmup=None, where='long_one_cycle'),
-    translation_longest=partial(translation, n_epoch=40, names=['AdaMod'], lrs=[1e-3], warmup=[0.3], where='longest'),
+    translation_longest=partial(translation, n_epoch=40, names=['AdaMod','Adam'], lrs=[1e-3], warmup=[0.3], where='longest'),
     translation_longest_high=partial(translation, n_epoch=40, names=['DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=None,
                                      where='longest'))
 
