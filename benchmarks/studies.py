@@ -114,10 +114,10 @@ translations = dict(
     translation_long_high=partial(translation, n_epoch=10, lrs=[3e-3], warmup=[0.3,0.5], where='long',
                                   names=['Lookahead(AdaMod)','AdaMod','DiffMod','AdaMod-1000','ranger']),
     translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'),
-    translation_long_one_cycle=partial(translation, n_epoch=10, schedule='one_cycle', names=['AdaMod','Adam','DiffMod'], lrs=[1e-3,3e-3,1e-2],
-                                       warmup=None, where='long_one_cycle'),
+    translation_long_one_cycle=partial(translation, n_epoch=10, names=['AdaMod','Adam','DiffMod'], schedule='one_cycle', warmup=None,
+                                       where='long_one_cycle'),
     translation_longest=partial(translation, n_epoch=40, names=['AdaMod','Adam'], lrs=[1e-3], warmup=[0.3], where='longest'),
-    translation_longest_high=partial(translation, n_epoch=40, names=['DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=None,
+    translation_longest_high=partial(translation, n_epoch=40, names=['AdaMod','DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=None,
                                      where='longest'))
 
 def facts():
