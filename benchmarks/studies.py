@@ -1,6 +1,6 @@
 """The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below, all of them without a name: some fourteen hours on one core, `JOBS=4` shares them among four. What is in
+The studies are those below, all of them without a name: some twenty hours on one core, `JOBS=4` shares them among four. What is in
 nbs/results already is not run again, so they can be interrupted. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
 packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
 """
