@@ -30,7 +30,7 @@ def test_small_steps_arrive(opt_func):
 
 def in_lookahead(params, **kwargs): return Lookahead(AdaMod(params, len_memory=1, **kwargs))
 
-@pytest.mark.parametrize('opt_func', [in_lookahead,partial(in_lookahead, fused=True),fused(ranger)], ids=['AdaMod','AdaMod, fused','ranger'])
+@pytest.mark.parametrize('opt_func', [in_lookahead,partial(in_lookahead, fused=True),fused(ranger)], ids=['AdaMod','fused','ranger'])
 def test_small_steps_arrive_in_lookahead(opt_func):
     "Which takes an average of the weights, every six steps"
     grad = 0.5+torch.rand(40, 50, generator=torch.Generator().manual_seed(2)) # no two are rounded by the same bits
