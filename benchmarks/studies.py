@@ -117,7 +117,7 @@ translations = dict(
     translation_long_one_cycle=partial(translation, n_epoch=10, names=['AdaMod','Adam','DiffMod'], schedule='one_cycle', warmup=None,
                                        where='long_one_cycle'),
     translation_longest=partial(translation, n_epoch=40, names=['AdaMod','Adam'], lrs=[1e-3], warmup=[0.3], where='longest'),
-    translation_longest_high=partial(translation, n_epoch=40, names=['AdaMod','DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=None,
+    translation_longest_high=partial(translation, n_epoch=40, names=['AdaMod','DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=[0.3,0.5],
                                      where='longest'))
 
 def facts():
