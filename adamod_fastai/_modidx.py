@@ -156,7 +156,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'adamod_fastai/core.py'),
                                     'adamod_fastai.core.ModOptimizer._step_each': ( 'core.html#modoptimizer._step_each',
                                                                                     'adamod_fastai/core.py'),
-                                    'adamod_fastai.core.ModOptimizer._todo': ('core.html#modoptimizer._todo', 'adamod_fastai/core.py'),
                                     'adamod_fastai.core.ModOptimizer.freeze_to': ( 'core.html#modoptimizer.freeze_to',
                                                                                    'adamod_fastai/core.py'),
                                     'adamod_fastai.core.ModOptimizer.load_state_dict': ( 'core.html#modoptimizer.load_state_dict',

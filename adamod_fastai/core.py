@@ -142,13 +142,11 @@ class ModOptimizer(Optimizer):
     def step(self, closure=None):
         if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
         self._own_grads()
-        self._step_each(self._todo())
+        self._step_each()
 
-    def _todo(self):
-        "Parameters with a gradient, with their group, state and hypers, as `all_params` gives them"
-        return [(p,pg,self.state[p],h) for pg,h in zip(self.param_lists, self.hypers) for p in pg if getattr(p, 'grad', None) is not None]
-
-    def _step_each(self, todo):
+    def _step_each(self):
+        "Step the parameters with a gradient, one after the other"
+        todo = [(p,pg,self.state[p],h) for pg,h in zip(self.param_lists, self.hypers) for p in pg if getattr(p, 'grad', None) is not None]
         self._check_grads(todo)
         self._follow(todo)
         for p,_,state,hyper in todo: _step(self.cbs, p, state, hyper)

@@ -455,7 +455,7 @@ class FusedOptimizer(ModOptimizer):
         active = [p for p,g in zip(ps, gs) if g is not None]
         settled = self._active is None or _same(active, self._active) # a new optimizer gathers at once, like the one whose state it loads
         self._active = active
-        if not settled and all(p.numel() < _worth_a_call for p in active): return self._step_each(self._todo())
+        if not settled and all(p.numel() < _worth_a_call for p in active): return self._step_each()
         with torch.no_grad():
             plan = self._plan_for(cbs, ps, gs, settled)
             local = list(map(_local, gs)) if plan.sharded else gs

@@ -36,7 +36,7 @@ def test_small_steps_arrive_in_lookahead(opt_func):
     grad = 0.5+torch.rand(40, 50, generator=torch.Generator().manual_seed(2)) # no two are rounded by the same bits
     want,found = [stepped(opt_func, 600, lr=1e-4, wd=0., grad=grad, dtype=d).float().mean() for d in (torch.float32,torch.bfloat16)]
     assert want < 0.98
-    assert abs(found-want) < 0.1*abs(want-1) # with slow weights in bfloat16 it is three quarters of the way
+    assert abs(found-want) < 0.1*abs(want-1) # with slow weights in bfloat16 three quarters of the way are missing
 
 def test_a_lookahead_saved_with_narrow_slow_weights():
     "By an older version"
