@@ -70,16 +70,27 @@ def test_readme_asks_for_what_settings_do():
     fastai = re.search(r'fastai>=([\d.]+)', settings['requirements'])[1]
     assert f"Python {settings['min_python']} or newer" in readme and f'fastai {fastai} or newer' in readme
 
+def cells_of(nb): return json.loads((root/nb).read_text(encoding='utf-8'))['cells']
+
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_shows_nothing_of_the_machine_it_ran_on(nb):
-    shown = json.dumps([o.get('outputs') for o in json.loads((root/nb).read_text(encoding='utf-8'))['cells']])
+    shown = json.dumps([o.get('outputs') for o in cells_of(nb)])
     assert not re.findall(r'site-packages|ipykernel_\d+|/home/|/root/|/tmp/', shown)
+
+@pytest.mark.parametrize('nb', notebooks, ids=str)
+def test_losses_that_are_shown_come_out_again(nb):
+    "`set_seed` stands before the first fit whose losses are shown"
+    code = [o for o in cells_of(nb) if o['cell_type'] == 'code']
+    source = [''.join(o['source']) for o in code]
+    shows_losses = [bool(re.search(r'train_loss|\[0, \d', json.dumps(o['outputs']))) for o in code]
+    fits = [i for i,o in enumerate(source) if shows_losses[i] and re.search(r'\.fit|fine_tune\(', o)]
+    assert not fits or any('set_seed(' in o for o in source[:fits[0]+1])
 
 tutorials = [o for o in notebooks if o.parent.name == 'tutorials' and o.stem != 'elsewhere']     # that one is a table
 
 @pytest.mark.parametrize('nb', tutorials, ids=str)
 def test_a_tutorial_begins_with_a_picture(nb):
-    cells = json.loads((root/nb).read_text(encoding='utf-8'))['cells']
+    cells = cells_of(nb)
     is_section = lambda o: o['cell_type'] == 'markdown' and any(l.startswith('## ') for l in o['source'])
     first = next((i for i,o in enumerate(cells) if is_section(o)), len(cells))
     assert any('image/png' in out.get('data', {}) for o in cells[:first] for out in o.get('outputs', []))
