@@ -15,8 +15,9 @@ from collections.abc import Callable
 import pandas as pd
 import torch
 
-from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _warmups, known_opts
-from .store import _Own, _Results, _hash, _place, _source
+from .runs import _count, _memories, _name, _one_of, _opts, _rates, _schedules, _show, _warmups, known_opts
+from .own import _Own, _hash, _place, _source
+from .store import _Results
 from .engines import _FileTask, _Runs, _dask, _elsewhere, _jobs, _side_by_side
 from .shown import _draw, _file_name, _metric, _what, compare_table, plot_losses, plot_metric
 from .memory import _has_memory, _pct
@@ -26,6 +27,7 @@ from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 
 _all_ = ['compare_table','plot_metric','plot_losses']
 
@@ -55,8 +57,10 @@ def _variants(opts, memories, warmups):
 class _Comparison:
     "The runs of a comparison: what each is, and the functions that it needs"
     def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None, out=None):
-        if not callable(get_learner): raise ValueError(f'Invalid get_learner: {get_learner!r}, it must be a function of an opt_func')
-        if cbs is not None and (not callable(cbs) or isinstance(cbs, Callback)):
+        if not callable(get_learner) or isinstance(get_learner, Learner):
+            raise ValueError(f'Invalid get_learner: {_show(get_learner)}, it must be a function of an opt_func')
+        is_callback = issubclass(cbs if isinstance(cbs, type) else type(cbs), Callback)
+        if cbs is not None and (is_callback or not callable(cbs)):
             raise ValueError(f'Invalid cbs: {cbs!r}, it must be a function of a Learner')
         opts,lrs,seeds = _opts(opts),_rates(lrs),_count('seeds', seeds)
         self.n_epoch,self.schedule = _count('n_epoch', n_epoch),_one_of('schedule', schedule, _schedules)
@@ -67,10 +71,13 @@ class _Comparison:
         self.modules,self.grid = set(),[]
         base = dict(task=_name(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs='', file=_place(get_learner, out))
         if cbs: base['cbs'] = _name(cbs)
+        own = _Own(get_learner, cbs)
+        self.unread = own.unread
         for name,f,hypers,m,w in variants:
-            own = _Own(get_learner, f, cbs)
-            self.modules.update(own.modules)
-            variant = dict(base, opt=name, memory=m, warmup=w, opt_func=_name(f), hypers=hypers, code=str(own))
+            of_opt = _Own(f)
+            code = f'{own}{of_opt}'
+            self.modules.update(own.modules, of_opt.modules)
+            variant = dict(base, opt=name, memory=m, warmup=w, opt_func=_name(f), hypers=hypers, code=_hash(code) if code else '')
             self.grid += [dict(variant, lr=lr, seed=s) for lr in lrs for s in range(seeds)]
 
 # %% ../nbs/08_compare.ipynb #11f0cd35
@@ -91,12 +98,20 @@ def _watched(done, total, name, every=30):
         last = time.monotonic()
         _tell(f'{i+1} of {total} runs are done')
 
+def _tell_what_counts(comparisons, todo, results):
+    "Say which runs are of other code, and which globals are no part of what a run is"
+    n = sum(results.has_other(o) for _,o in todo)
+    if n: _tell(f'{n} runs were there of other code: a function, or what it holds or uses, has changed')
+    unread = dict.fromkeys(o for c in comparisons for o in c.unread)
+    if unread: _tell(f'Not looked into: {", ".join(unread)}. Name another out if that changes')
+
 def _train(comparisons, results, jobs=None, executor=None):
     "Do the runs of `comparisons` that are not in `results` yet, those of the first seed first"
     wanted = [(i,o) for i,p in enumerate(comparisons) for o in p.grid]
     todo = sorted((o for o in wanted if not results.find(o[1])), key=lambda o: o[1]['seed'])
     found,n = len(wanted)-len(todo),min(jobs or 1, len(todo))
     if found: _tell(f'{found} of {len(wanted)} runs were in {str(results.out)!r} already')
+    if results.out: _tell_what_counts(comparisons, todo, results)
     modules = sorted(set().union(*(p.modules for p in comparisons)) - {'__main__'})
     versions = tuple((o,_hash(_source(o))) for o in modules)
     run = _Runs([o.functions for o in comparisons], versions, one_thread=jobs is not None or executor is not None)

@@ -17,7 +17,7 @@ import cloudpickle
 import torch
 
 from .runs import _count, _renew_lock, _train_once
-from .store import _file, _hash, _imports, _source
+from .own import _file, _hash, _imports, _source
 
 # %% auto #0
 __all__ = []

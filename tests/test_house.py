@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
-ROOMS = ['steps','core','tape','fused','memory','optimizer','callback','tasks','runs','store','engines','shown','compare','all']
+ROOMS = ['steps','core','tape','fused','memory','optimizer','callback','tasks','runs','own','store','engines','shown','compare','all']
 
 def uses(name):
     "The modules of the package that a module imports, anywhere in it"
@@ -51,5 +51,5 @@ def test_all_is_what_a_user_types():
 
 def test_what_compares_is_short_and_no_denser_than_fastai():
     "The densest module of fastai, its callback.schedule, has 9.2"
-    size = [density.measure(package/f'{o}.py') for o in ('runs','store','compare')]
-    assert sum(n for n,_ in size) <= 520 and max(o for _,o in size) < 9.25
+    size = [density.measure(package/f'{o}.py') for o in ('runs','own','store','compare')]
+    assert sum(n for n,_ in size) <= 620 and max(o for _,o in size) < 9.25

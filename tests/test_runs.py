@@ -110,15 +110,16 @@ class Shown(Callback):
     order = 49
     def before_fit(self): self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.dls.train.bs/2, 'shown')]
 
-made = [] # of this module: what a closure holds would be a part of what the run was
+made = [] # of this module: what a closure holds would be a part of what the run was, as Learners in a global are not
 def test_cbs_are_made_for_each_run_and_their_metrics_are_columns(tmp_path):
     def cbs(learn):
         if 'sqr_mom' not in learn.opt.hypers[0]: return None
-        made.append(Shown())
-        return made[-1]
+        made.append(learn)
+        learn.mine = Shown()
+        return learn.mine
     for _ in range(2):
         df = compare(Tiny(), **grid, cbs=cbs, out=tmp_path)
-        assert len(made)==len(set(map(id, made)))==4
+        assert len(made)==len({id(o.mine) for o in made})==4
         assert (df[df.opt=='Adam'].shown==4).all() and df[df.opt=='SGD'].shown.isna().all()
         assert compare_table(df).equals(compare_table(df, 'mae'))
 

@@ -10,9 +10,10 @@ from fastai.optimizer import Adam
 from adamod_fastai.compare import compare
 from adamod_fastai.optimizer import AdaMod
 from adamod_fastai.runs import _settings
-from adamod_fastai.store import _Own, _Results
+from adamod_fastai.own import _Own
+from adamod_fastai.store import _Results
 from adamod_fastai.tasks import digits_learner
-from comparisons import N_BATCHES, Tiny, children, grid, rows, tiny
+from comparisons import N_BATCHES, Tiny, children, grid, rows, tiny, tiny_dls
 
 once = dict(opts='Adam', lrs=0.1, seeds=1, n_epoch=1)
 
@@ -292,7 +293,7 @@ def test_a_value_that_cannot_be_saved_is_never_found(tmp_path):
 notebook = """
 import sys
 from IPython.core.interactiveshell import InteractiveShell
-from adamod_fastai.store import _Own, _place
+from adamod_fastai.own import _Own, _place
 shell = InteractiveShell.instance()
 sys.modules['__main__'] = shell.user_module
 def cell(s): assert shell.run_cell(s).success
@@ -325,11 +326,85 @@ def test_what_is_installed_is_known_by_its_name(tmp_path):
     assert (row['code'],row['task'],row['opt_func'],row['file'])==('','digits_learner(bs=32)','AdaMod(len_memory=10)','adamod_fastai.tasks')
     assert str(_Own(torch.optim.AdamW)) != str(_Own(torch.optim.Adam)) # two packages may have an Adam each
 
+cases = """
+import json, linecache, sys, types
+from adamod_fastai.own import _Own
+from fastai.basics import *
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+main = types.ModuleType('__main__')
+sys.modules['__main__'] = main
+def run(cells):
+    vars(main).update({k:v for k,v in globals().items() if k not in vars(main)})
+    for i,o in enumerate(cells):
+        file = f'<cell {hash(o)}>'
+        linecache.cache[file] = len(o),None,[o],file
+        exec(compile(o, file, 'exec'), vars(main))
+    return str(_Own(main.get_learner))
+res = {}
+for name,(cells,edited) in json.loads(sys.argv[1]).items():
+    changed = [edited if i==0 else o for i,o in enumerate(cells)]
+    res[name] = run(cells) == run(cells) != run(changed)
+print(json.dumps(res))
+"""
+get = 'def get_learner(opt_func): return '
+edits = {'a default': (['N = 8', 'def get_learner(opt_func, n=N): return n'], 'N = 16'),
+    "a helper's default": (['N = 8', 'def helper(*, n=N): return n', f'{get}helper()'], 'N = 16'),
+    "a method's default": (['N = 8', 'class M:\n    def __init__(self, n=N): pass', f'{get}M()'], 'N = 16'),
+    'a class of settings': (['class CFG:\n    n = 8', f'{get}CFG.n'], 'class CFG:\n    n = 16'),
+    'a dataclass': (['@dataclass\nclass C:\n    n: int = 8', f'{get}C().n'], '@dataclass\nclass C:\n    n: int = 16'),
+    'a cached helper': (['@lru_cache(None)\ndef dls(): return 1', f'{get}dls()'], '@lru_cache(None)\ndef dls(): return 2'),
+    'a static method': (['class M:\n    @staticmethod\n    def f(): return 1', f'{get}M.f()'],
+                        'class M:\n    @staticmethod\n    def f(): return 2'),
+    'what a property names': (['N = 1', 'class M:\n    @property\n    def f(self): return N', f'{get}M().f'], 'N = 2'),
+    'a list': (['sizes = [8,[4],2]', f'{get}sizes'], 'sizes = [8,[4,2]]'), 'a dict': (['cfg = dict(n=8)', f'{get}cfg'], 'cfg = dict(n=16)'),
+    'a namespace': (['cfg = SimpleNamespace(n=8)', f'{get}cfg.n'], 'cfg = SimpleNamespace(n=16)'),
+    'a path': (['p = Path("a")', f'{get}p'], 'p = Path("b")'), 'an array': (['x = np.zeros(3)', f'{get}x'], 'x = np.ones(3)'),
+    'an object of mine': (['class Loss:\n    def __call__(self, a): return a', 'loss = Loss()', f'{get}loss'],
+                          'class Loss:\n    def __call__(self, a): return 2*a'),
+    'its attribute': (['N = 1', 'class C:\n    def __init__(self): self.n = N', 'c = C()', f'{get}c.n'], 'N = 2'),
+    'a list of functions': (['def f(): return 1', 'metrics = [f]', f'{get}metrics'], 'def f(): return 2'),
+    'a partial': (['N = 8', 'def f(n): return n', 'p = [partial(f, N)]', f'{get}p'], 'N = 16'),
+    'a partial in a closure': (['N = 8', 'def f(n): return n', 'def make(f):\n    def g(opt_func): return f()\n    return g',
+                                'get_learner = make(partial(f, N))'], 'N = 16'),
+    "a function's attribute": (['N = 1', 'def f(): return f.n', 'f.n = N', f'{get}f()'], 'N = 2')}
+
+def test_what_a_function_uses_counts_wherever_it_is(tmp_path):
+    "An edit of one cell, after which all are run again"
+    res = subprocess.run([sys.executable, '-W', 'ignore', '-c', cases, json.dumps(edits)], capture_output=True, text=True, timeout=120)
+    assert res.returncode == 0, res.stderr
+    assert [k for k,v in json.loads(res.stdout).items() if not v] == []
+
+script = """
+import sys
+from comparisons import *
+from adamod_fastai.all import *
+from functools import partial
+HIDDEN = int(sys.argv[1])
+def get_learner(opt_func): return tiny(opt_func, bs=HIDDEN)
+if __name__ == '__main__':
+    compare(get_learner, 'Adam', 0.1, seeds={seeds}, n_epoch=1, out='out')
+"""
+
+def test_more_seeds_beside_the_function_find_the_runs_and_a_changed_argument_does_not(tmp_path):
+    for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,'1 of 2 runs were'), (2,4,4,'2 runs were there of other code')]:
+        (tmp_path/'mine.py').write_text(script.format(seeds=seeds))
+        res = subprocess.run([sys.executable, '-W', 'ignore', 'mine.py', str(hidden)], cwd=tmp_path, capture_output=True, text=True,
+                             env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent)})
+        assert res.returncode == 0 and told in res.stderr and len(lines(tmp_path/'out'))==n, res.stderr
+
+dls = tiny_dls()
+def test_a_global_that_cannot_be_looked_into_is_named(tmp_path, capfd):
+    def get_learner(opt_func): return Tiny(dls=dls)(opt_func)
+    for _ in range(2): compare(get_learner, **once, out=tmp_path)
+    assert len(lines(tmp_path))==1 and 'Not looked into: dls. Name another out if that changes' in capfd.readouterr().err
+
 @pytest.mark.parametrize('body', ['[n for _ in range(2)]','(lambda: n)()','sum(n for _ in range(2))'])
 def test_a_number_that_is_named_deep_inside_counts(body):
     "In what a cell of a notebook defines; Python 3.12 and 3.13 each see more of such names by themselves"
     import linecache
-    from adamod_fastai.store import _Own
+    from adamod_fastai.own import _Own
     file,source = '<a cell>',f'def get_learner(opt_func): return {body}\n'
     linecache.cache[file] = len(source),None,[source],file
     cell = dict(__name__='__main__', n=1)
