@@ -33,8 +33,11 @@ class _Measured:
     def __init__(self, name): self.name = name
     def __get__(self, learn, owner=None):
         if learn is None: return self
-        try: return vars(learn)['_measured'][self.name]
+        here = vars(learn)
+        try: return here[self.name] if self.name in here else here['_measured'][self.name]
         except KeyError: raise AttributeError(self.name) from None
+    def __set__(self, learn, cb): vars(learn)[self.name] = cb
+    def __delete__(self, learn): vars(learn).pop(self.name, None) # `remove_cb` deletes it for each of two
 
 class StepMeasure(Callback):
     "Base of the callbacks that call their `measure` after every `every`-th optimizer step of a fit"
@@ -136,6 +139,7 @@ class ClippedFraction(StepMeasure):
 
     def before_fit(self):
         "Name the columns, once"
+        if not hasattr(self, 'recorder'): return
         recorder = self.recorder
         n,names = self._n_columns,recorder.metric_names
         if self.applies and self.clips and 'clipped' not in names: recorder.metric_names = names[:n] + L(self.columns) + names[n:]
@@ -150,8 +154,9 @@ class ClippedFraction(StepMeasure):
 
     def after_validate(self):
         "Put the means of the epoch beside the metrics"
+        if not self._training or not hasattr(self, 'recorder'): return
         log = self.recorder.log
-        if not self._training or self.recorder.cancel_valid or len(log) == self._n_columns: return
+        if self.recorder.cancel_valid or len(log) == self._n_columns: return
         for o in self.columns:
             values = self._fractions(o, self._epoch_start)
             log.append(float(np.mean(values)) if values else float('nan'))
@@ -335,9 +340,9 @@ class RateHistogram(StepMeasure):
         return ax
 
 # %% ../nbs/04_callback.ipynb #a625998c
-def _sgd_average(p, mom, given_avg=None, **kwargs):
-    "fastai's momentum of SGD, under a name that no other step function knows"
-    return {'given_avg': average_grad(p, mom, grad_avg=given_avg)['grad_avg']}
+def _sgd_average(p, mom, given_avg=None, given_step=0, **kwargs):
+    "fastai's momentum of SGD, under a name that no other step function knows; the count is for the rounding of bfloat16"
+    return {'given_avg': average_grad(p, mom, grad_avg=given_avg)['grad_avg'], 'given_step': given_step+1}
 
 def _sgd_step(p, lr, given_avg, **kwargs):
     "fastai's step of SGD by it"
@@ -360,7 +365,7 @@ class SwitchToSGD(Callback):
         opt = _base(self.opt)
         if not hasattr(opt, 'cbs'): raise _wrong_opt(self, 'made of step functions (fastai\'s own are)')
         if not _is_new_fit(self): return
-        self._scale,self._shown = [lr/peak for lr,peak in zip(self._lrs(len(opt.hypers)), self._peaks(opt))],None
+        self._scale,self._shown = [lr/peak if peak else 0. for lr,peak in zip(self._lrs(len(opt.hypers)), self._peaks(opt))],None
 
     def _lrs(self, n):
         "SGD's rate for each of `n` groups, as fastai takes it"
@@ -375,20 +380,23 @@ class SwitchToSGD(Callback):
     def _peaks(self, opt):
         "The highest rate of each group that the fit comes to"
         lrs = [h['lr'] for h in opt.hypers]
-        sched = getattr(self.learn, 'param_scheduler', None) and self.learn.param_scheduler.scheds.get('lr')
-        return [float(o) for o in np.max([np.broadcast_to(sched(pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0)] if sched else lrs
+        scheds = [o.scheds['lr'] for o in self.learn._grab_cbs(ParamScheduler) if 'lr' in o.scheds]
+        if not scheds: return lrs
+        return [float(o) for o in np.max([np.broadcast_to(scheds[-1](pct), len(lrs)) for pct in np.linspace(0, 1, 1001)], 0)]
 
     @property
     def _switched(self):
         "Is it time for SGD? Of several the last one counts"
-        return self.training and self.pct_train >= self.pct and not hasattr(self, 'lr_finder') and self.learn.switch_to_sgd is self
+        is_time = self.training and self.pct_train >= self.pct and not hasattr(self, 'lr_finder')
+        return is_time and self.learn._grab_cbs(SwitchToSGD)[-1] is self
 
     def for_step(self):
         "What a step after the switch is given: SGD's step functions, rates and momentum"
         if not self._switched: return {}
         opt = _base(self.opt)
-        for p,_,state,_ in opt.all_params():
-            if 'sqr_avg' in state: opt.state[p] = self._sgd_state(state, opt._keep_on_clear)
+        is_sum = average_grad in opt.cbs # as in fastai's RMSProp; the others keep an average
+        for p,_,state,hyper in opt.all_params():
+            if 'sqr_avg' in state: opt.state[p] = self._sgd_state(state, opt._keep_on_clear, 1-hyper['mom'] if is_sum else 1)
         return dict(cbs=opt.cbs[:1] + [_sgd_average,_sgd_step], lr=self._scaled(opt), mom=self.mom)
 
     def _scaled(self, opt): return [h['lr']*o for h,o in zip(opt.hypers, self._scale)]
@@ -409,6 +417,8 @@ class SwitchToSGD(Callback):
     def after_cancel_batch(self): self._show()
     def after_train(self): self._hide()
 
-    def _sgd_state(self, state, kept):
-        "The average of gradients m in `state` as the sum m/(1-mom) that SGD steps by"
-        return {**{k:state[k] for k in kept if k in state}, 'given_avg': state['grad_avg']/(1-self.mom)}
+    def _sgd_state(self, state, kept, scale):
+        "The gradients in `state`, of which `scale` makes an average m, as the sum m/(1-mom) that SGD steps by"
+        res = {k:state[k] for k in kept if k in state}
+        if 'grad_avg' in state: res['given_avg'] = state['grad_avg']*scale/(1-self.mom)
+        return res

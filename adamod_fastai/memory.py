@@ -5,8 +5,9 @@
 # %% ../nbs/02_memory.ipynb #79898647
 from __future__ import annotations
 
-import math
+import math, warnings
 from functools import wraps
+from itertools import count
 
 from fastcore.basics import patch_to
 from fastcore.foundation import L
@@ -58,8 +59,11 @@ def _wrong_opt(cb, want):
 
 def _is_new_fit(cb):
     "Is this the first epoch of a fit that trains? `validate` in the middle of one fires `before_fit`, too"
-    last,cb._last_epoch = getattr(cb, '_last_epoch', None),cb.epoch
-    return last is None or cb.epoch <= last
+    now = getattr(cb.learn, '_this_fit', 0),cb.epoch # a fit may go on from `start_epoch`
+    last,cb._last_epoch = getattr(cb, '_last_epoch', None),now
+    return last is None or now[0] != last[0] or now[1] <= last[1]
+
+def _n_steps(opt): return max((o.get('step', 0) for o in getattr(_base(opt), 'state', {}).values()), default=0)
 
 def _scaler_skipped(learn): return bool(getattr(getattr(learn, 'mixed_precision', None), 'skipped', False))
 
@@ -76,12 +80,12 @@ class MemoryLength(Callback):
         self.pct,self.epochs = _pct if pct is None and epochs is None else pct,epochs
         for k,v in dict(pct=self.pct, epochs=epochs).items():
             if v is not None and not 0 < v < math.inf: raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
-        self.default,self.len_memory,self._scheduled,self._batches,self._steps = False,None,False,0,0
+        self.default,self.len_memory,self._scheduled,self._batches,self._steps,self._taken = False,None,False,0,0,0
 
     def before_train(self):
         "Raise an error if the optimizer has no memory; count anew in each fit; let a schedule of `beta3` win"
         if not self.default and not _has_memory(self.opt): raise _wrong_opt(self, 'with a memory (AdaMod, DiffMod, DeepMemory)')
-        if _is_new_fit(self): self._batches = self._steps = 0
+        if _is_new_fit(self): self._batches,self._steps,self._taken = 0,0,_n_steps(self.opt)
         self._scheduled = any('beta3' in o.scheds for o in self.learn._grab_cbs(ParamScheduler))
 
     def before_batch(self):
@@ -91,6 +95,11 @@ class MemoryLength(Callback):
     def after_cancel_step(self):
         "Count a step that only the scaler of `MixedPrecision` has skipped"
         self._steps += _scaler_skipped(self.learn)
+
+    def after_fit(self):
+        "Warn if no step went through the `Learner`, as where a callback steps the optimizer itself"
+        if _n_steps(self.opt) > self._taken and not self._steps:
+            warnings.warn('The memory was not made to fit this run, as a callback stepped the optimizer itself: set its len_memory')
 
     def for_step(self):
         "What the step that is about to be taken is given: `beta3`, and `follow_lr` if the memory is to fit"
@@ -116,18 +125,22 @@ def _fit_cbs(learn, cbs):
 
 _learner_fit,_learner_step = (getattr(o, 'fastais_own', o) for o in (Learner.fit,Learner._step))  # not ours, if this is imported again
 
+_fits = count(1)
+
 @patch_to(Learner)
 @wraps(_learner_fit)
 def fit(self, n_epoch, lr=None, wd=None, cbs=None, reset_opt=False, *args, **kwargs):
     if reset_opt or not self.opt: self.create_opt()
-    return _learner_fit(self, n_epoch, lr, wd, _fit_cbs(self, L(cbs)), False, *args, **kwargs)
+    outer,self._this_fit = getattr(self, '_this_fit', 0),next(_fits)
+    try: return _learner_fit(self, n_epoch, lr, wd, _fit_cbs(self, L(cbs)), False, *args, **kwargs)
+    finally: self._this_fit = outer
 
 @patch_to(Learner)
 @wraps(_learner_step)
 def _step(self):
     opt,given = _base(self.opt),{}
     for cb in self.cbs.sorted('order'):
-        if hasattr(cb, 'for_step'): given.update(cb.for_step())
+        if cb.run and hasattr(cb, 'for_step'): given.update(cb.for_step())
     vars(opt).pop('used', None)
     if 'cbs' not in given and vars(opt).pop('switched', False):
         for _,_,state,_ in opt.all_params(): _drop_given(state)  # fastai's optimizers would keep it

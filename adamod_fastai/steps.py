@@ -51,7 +51,7 @@ def _round_up_or_down(x, bits):
 def _run_rounded(cbs, p, state, hyper):
     "`_run`, on a float32 copy if `p` is in bfloat16: what comes out is rounded up or down at random"
     if p.dtype is not torch.bfloat16 or not hyper.get('bf16_stochastic_round', True): return _run(cbs, p, state, hyper)
-    bits = _random_bits(p.grad.detach(), state.get('step', 0))
+    bits = _random_bits(p.grad.detach(), state.get('step', state.get('given_step', 0)))
     wide = p.detach().float()
     wide.grad = p.grad.detach().float()
     _run(cbs, wide, state, {**hyper, 'grad_dtype': p.dtype})

@@ -13,6 +13,8 @@ from adamod_fastai.all import *
 from learners import cancer_learner, quiet, used
 from reference import Rule
 
+adamod = partial(AdaMod, len_memory=10)
+
 class Recount(Callback):
     "Follow the run with the float64 rule, from the gradients the optimizer is given"
     order = 100
@@ -315,3 +317,26 @@ def test_two_of_them_make_one_column():
         learn.fit(1, 0.01)
         assert list(learn.recorder.metric_names).count('clipped') == 1
     assert len(learn.metrics) == 1 and 0 < learn.recorder.values[-1][-1] <= 1
+
+# --- several of them, and without a Recorder
+
+@pytest.mark.parametrize('kind', [ClippedFraction,RateHistogram])
+def test_two_in_a_fit_can_be_removed(kind):
+    learn = quiet(cancer_learner(adamod, cbs=kind(every=2)))
+    learn.fit(1, 0.01, cbs=kind(every=1))
+    learn.remove_cb(kind)
+    learn.fit(1, 0.01, cbs=[kind(every=1),kind(every=5)])
+    assert not learn._grab_cbs(kind)
+
+def test_clipped_fraction_needs_no_recorder():
+    learn = quiet(cancer_learner(adamod))
+    learn.remove_cb(learn.recorder)
+    cb = ClippedFraction(every=1)
+    learn.fit(2, 0.01, cbs=cb)
+    assert len(cb.steps) == 2*len(learn.dls.train)
+
+def test_a_fit_that_goes_on_is_measured_anew():
+    learn = quiet(cancer_learner(adamod, cbs=ClippedFraction(every=1)))
+    learn.fit(2, 0.01)
+    learn.fit(4, 0.01, start_epoch=2)
+    assert learn.clipped_fraction.steps == list(range(2*len(learn.dls.train)))

@@ -200,7 +200,7 @@ def test_a_checkpoint_of_before_the_switch_loaded_after_it(tmp_path):
         if learn.epoch == 2: learn.load('first')
     learn.fit(4, 0.01, cbs=[SwitchToSGD(lr=0.2, pct=0.5),Do(back)])
     assert rates(learn) == pytest.approx([0.01]*50 + [0.2]*50)
-    assert all(set(s) <= {'given_avg','do_wd','force_train'} for s in state_of(learn.opt))
+    assert all(set(s) <= {'given_avg','given_step','do_wd','force_train'} for s in state_of(learn.opt))
 
 def test_loggers_see_sgds_rates_where_batches_are_accumulated():
     learn = quiet(cancer_learner(AdaMod))

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 from functools import partial
-from fastai.basics import SGD, Adam, Callback, Lookahead, OptimWrapper
+from fastai.basics import SGD, Adam, Callback, Lookahead, OptimWrapper, RMSProp
+from fastai.callback.schedule import ParamScheduler, SchedLin, SchedNo
+from fastai.optimizer import average_grad
 from fastai.callback.all import SaveModelCallback  # also patches fit_one_cycle and fit_flat_cos
 
 from adamod_fastai.all import *
+from adamod_fastai.callback import _sgd_average, _sgd_step
+from adamod_fastai.steps import _run_rounded
 from learners import cancer_learner, quiet, same, state_of, used, values
 
 adamod = partial(AdaMod, len_memory=10)
@@ -175,3 +179,75 @@ def test_a_rate_that_will_not_do_is_told_before_training(lr):
     before = params(learn)
     with pytest.raises(ValueError, match='lr.*SwitchToSGD'): learn.fit(4, 0.01, cbs=SwitchToSGD(lr=lr))
     assert same(before, params(learn)) and learn.opt.hypers[0]['lr'] == 0.01
+
+# --- beside other callbacks, twice, and in a fit that goes on
+
+def rates(*cbs, fit=lambda o: o.fit_one_cycle(4, 0.01), before=lambda o: None, **kwargs):
+    return fitted(adamod, *cbs, fit=fit, setup=before, **kwargs).record.lrs
+
+@pytest.mark.parametrize('name', ['wd','beta3'])
+def test_another_schedule_changes_no_rate(name):
+    other = ParamScheduler({name: SchedLin(0.01, 0.02) if name == 'wd' else SchedLin(0.9, 0.95)})
+    assert rates(fit=lambda o: o.fit_one_cycle(4, 0.01, cbs=[SwitchToSGD(lr=0.1), other])) == rates(SwitchToSGD(lr=0.1))
+
+def test_a_schedule_of_the_learner_counts_after_another_fit():
+    constant = ParamScheduler({'lr': SchedNo(0.01, 0.01)})
+    fit = lambda o: o.fit(4, cbs=SwitchToSGD(lr=0.1, pct=0.5))
+    again = rates(constant, fit=fit, before=lambda o: o.fit_one_cycle(1, 0.01))
+    assert max(map(max, again)) == pytest.approx(0.1)
+
+@pytest.mark.parametrize('end', ['fit','Ctrl-C'])
+def test_a_fit_that_goes_on_is_a_new_one(end):
+    def before(learn):
+        if end == 'fit': learn.fit_one_cycle(2, 1e-3)
+        else:
+            with pytest.raises(KeyboardInterrupt): learn.fit_one_cycle(2, 1e-3, cbs=Stop())
+    def goes_on(learn):
+        learn.record.__init__()
+        learn.fit_one_cycle(4, 0.1, start_epoch=2)
+    assert rates(SwitchToSGD(lr=0.1), fit=goes_on, before=before) == rates(SwitchToSGD(lr=0.1), fit=goes_on)
+
+def test_one_of_the_fit_then_that_of_the_learner():
+    learn = fitted(adamod, SwitchToSGD(lr=0.1, pct=0.5), fit=lambda o: o.fit(1, 0.01, cbs=SwitchToSGD(lr=0.2, pct=0.)))
+    assert learn.record.lrs[-1][0] == pytest.approx(0.2)
+    learn.fit(1, 0.01)
+    assert learn.record.lrs[-1][0] == pytest.approx(0.1)
+
+def test_switched_off_for_a_fit():
+    def fit(learn):
+        learn.switch_to_sgd.run = False
+        learn.fit(1, 0.01)
+        learn.fit(1, 0.01)
+    off = rates(SwitchToSGD(lr=0.1, pct=0.), fit=fit)
+    assert off[0] == [0.01]*len(off[0]) and off[-1] == pytest.approx([0.1]*len(off[0]))
+
+def test_a_group_that_stays_where_it_is():
+    at = rates(SwitchToSGD(lr=0.1, pct=0.), fit=lambda o: o.fit(1, [0.,0.01]))
+    assert at[-1] == [0., pytest.approx(0.1)]
+
+@pytest.mark.parametrize('opt_func', [Adam,RMSProp,partial(RMSProp, mom=0.9),partial(RMSProp, mom=0.5)], ids=['Adam','none','0.9','0.5'])
+def test_the_momentum_of_a_sum_is_not_summed_again(opt_func):
+    "The first step of SGD has the momentum of what was before: an average m as m/(1-mom), a sum as it is"
+    p = torch.nn.Parameter(torch.zeros(3))
+    grads = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    opt = opt_func([p], lr=0.)
+    for g in grads:
+        p.grad = g.clone()
+        opt.step()
+    (_,_,state,hyper),_sum = opt.all_params()[0],torch.zeros(3, dtype=torch.float64)
+    before = hyper.get('mom', 0.)
+    for g in grads.double(): _sum = before*_sum + g*(1-before)
+    switch = SwitchToSGD(lr=0.1)
+    is_sum = average_grad in opt.cbs
+    after = switch._sgd_state(state, [], 1-hyper['mom'] if is_sum else 1).get('given_avg')
+    assert after is None if before==0 else torch.allclose(after.double(), _sum/(1-0.9), atol=1e-5)
+
+def test_small_steps_in_bfloat16_are_not_lost_after_the_switch():
+    "SGD's steps of one gradient move each weight as far as in float32, on average, and none stays where it is"
+    c = torch.linspace(0.5, 1, 1000).bfloat16()
+    p,state = torch.nn.Parameter(torch.ones(1000).bfloat16()),{}
+    for _ in range(200):
+        p.grad = c.clone()
+        _run_rounded([_sgd_average,_sgd_step], p, state, dict(lr=1e-3, mom=0.))
+    moved,want = 1-p.detach().float(),0.2*c.float()
+    assert (moved-want).mean().abs() < 0.005 and (moved-want).abs().max() < 0.1
