@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math, threading, time, warnings
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, update_wrapper
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -90,7 +92,8 @@ def _opts(v):
         for o in L(v):
             name,f = (o,known_opts[_one_of('opts', o, known_opts)]) if isinstance(o, str) else (_name(o),o)
             if res.setdefault(name, f) is not f: raise ValueError(f'Invalid opts: two are named {name!r}, give a dict of names')
-    for f in res.values():
+    for k,f in res.items():
+        if not isinstance(k, str): raise ValueError(f'Invalid opts: {k!r}, a name must be text')
         if not callable(f): raise ValueError(f'Invalid opts: {f!r}, it must be a function that makes an optimizer')
     if not res: raise ValueError(f'Invalid opts: {v!r}, there must be at least one')
     return res
@@ -101,7 +104,7 @@ _columns = {*_settings, 'metrics', 'batches', 'diverged', 'seconds', 'loss_rise'
 
 class _Watch(TerminateOnNaNCallback):
     "Keep the training losses, and end the fit when it diverges"
-    def before_fit(self): self.raw_losses,self.diverged,self.wrong = [],False,''
+    def __init__(self): self.raw_losses,self.diverged,self.wrong = [],False,'' # `fine_tune` fits twice
 
     def before_epoch(self):
         names = _metric_names(self.recorder)
@@ -151,9 +154,13 @@ def _alone(seed, one_thread):
 # %% ../nbs/06_runs.ipynb #b5604aab
 _trained = WeakValueDictionary()
 
+def _note_trained(model): _trained.update({id(o):o for o in model.parameters() if o.requires_grad})
+
 class _Asked:
     "`func`, which remembers whether it was called"
-    def __init__(self, func): self.func,self.called = func,False
+    def __init__(self, func):
+        self.func,self.called = func,False
+        update_wrapper(self, func)
     def __call__(self, *args, **kwargs):
         self.called = True
         return self.func(*args, **kwargs)
@@ -166,9 +173,8 @@ def _new_learner(get_learner, opt_func):
     if not isinstance(learn, Learner): raise refuse(f'returns {_show(learn)}, it must return a Learner')
     learn.create_opt()
     if not asked.called: raise refuse('makes a Learner that does not use the opt_func it is given')
-    params = [o for o in learn.model.parameters() if o.requires_grad]
-    if any(_trained.get(id(o)) is o for o in params): raise refuse('gives a model that was trained before, it must make a new one')
-    _trained.update({id(o):o for o in params})
+    if any(_trained.get(id(o)) is o for o in learn.model.parameters()):
+        raise refuse('gives a model that was trained before, it must make a new one')
     return learn
 
 # %% ../nbs/06_runs.ipynb #7902a98c
@@ -187,18 +193,26 @@ def _metrics(learn, watch, clipped):
         if isinstance(o, ClippedFraction): res['clipped'] = float(np.mean(o.fractions or [math.nan]))
     return res
 
+def _reseed(dl, seed):
+    "Let the `DataLoader` `dl` begin as at first, also if other runs have used it"
+    if hasattr(dl, 'rng'): dl.rng.seed(seed)
+    order = getattr(getattr(dl, 'items', None), 'idxs', None)
+    if order is not None: order.sort() # the texts of a language model are shuffled where they are
+
 def _train_once(get_learner, opt_func, lr, seed, n_epoch, schedule, memory=0., warmup=0., cbs=None, one_thread=False):
     "Train once: a dict of results, with the training losses"
-    with _alone(seed, one_thread):
+    with _alone(seed, one_thread), TemporaryDirectory() as saved:
         learn,watch = _new_learner(get_learner, opt_func),_Watch()
-        for dl in learn.dls.loaders:
-            if hasattr(dl, 'rng'): dl.rng.seed(seed)
+        learn.model_dir = Path(saved) # beside others it would load what they save
+        for dl in learn.dls.loaders: _reseed(dl, seed)
         clipped = _memory_cbs(learn, memory)
         cbs = [watch] + clipped + _warmup_cbs(lr, warmup) + list(L(cbs(learn) if cbs else None))
         with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'This fit has .* the memory holds')
             start = time.perf_counter()
+            _note_trained(learn.model)
             _schedules[schedule](learn, n_epoch, lr, cbs=cbs)
+            _note_trained(learn.model) # more of it, where the fit has unfrozen some
             seconds = time.perf_counter()-start
     if watch.wrong: raise ValueError(watch.wrong)
     losses = watch.raw_losses

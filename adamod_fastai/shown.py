@@ -24,21 +24,28 @@ def _metric(df, metric=None):
     if metric is None:
         metrics = df.loc[:,'valid_loss':'seconds'].columns[1:-1].drop(['clipped','used'], errors='ignore')
         metric = next((o for o in metrics if df[o].notna().any()), 'valid_loss')
-    return _one_of('metric', metric, list(df.columns))
+    return _one_of('metric', metric, list(df.select_dtypes('number').columns))
 
-_low = set('loss error err mae mse rmse msle rmsle mape smape rmspe perplexity ppl brier hamming nll wer cer deviance divergence'.split())
+_low = set('loss error err mae mse rmse nrmse msle rmsle mape smape rmspe l1 l2 absolute squared entropy bce ce ece kl distance '
+           'perplexity ppl brier hamming nll wer cer fpr fnr deviance divergence'.split())
 
 def _lower(metric, lower=None):
     "Is `metric` better when it is low? As its name says if `lower` does not"
-    words = set(re.split(r'[\W_]+', metric.lower()))
+    apart = re.sub(r'(?<=[a-z])(?=[A-Z])', ' ', metric)
+    words = set(re.split(r'[\W_]+', apart.lower()))
     return bool(_low & words) if lower is None else lower
 
 def _cells(df, metric, lower=None):
     "Mean, std and number of runs for each optimizer and learning rate, and which alone is the best of a learning rate, as far as one sees"
+    twice = df[df.duplicated(['opt','lr','seed'])]
+    if len(twice):
+        o = twice.iloc[0]
+        raise ValueError(f'Invalid df: {o.opt} at lr {o.lr:g} has two runs of seed {o.seed}, select those of one comparison')
+    df = df.assign(nan=df[metric].isna() & ~df.diverged)
     cells = df.groupby(['opt','lr'], sort=False)
     res = cells[metric].agg(['mean','std','size'])
-    res = res.rename(columns=dict(size='n')).assign(bad=cells.diverged.sum())
-    shown = res['mean'].round(3).where(res.bad==0)
+    res = res.rename(columns=dict(size='n')).assign(bad=cells.diverged.sum(), nan=cells.nan.sum())
+    shown = res['mean'].round(3).where(res.bad+res.nan==0)
     of_best = 'min' if _lower(metric, lower) else 'max'
     top = shown == shown.groupby('lr').transform(of_best)
     alone = top.groupby('lr').transform('sum') == 1
@@ -55,8 +62,9 @@ def compare_table(
     def text(o):
         if o.bad==o.n: return 'diverged  '
         res = f'{o["mean"]:.3f}'
-        if o.n-o.bad > 1: res += f' ± {o["std"]:.3f}'
+        if o.n-o.bad-o.nan > 1: res += f' ± {o["std"]:.3f}'
         if o.bad: res += f' ({o.bad} of {o.n} diverged)'
+        if 0 < o.nan < o.n: res += f' ({o.nan} of {o.n} nan)'
         return res + (' *' if best and o.best else '  ')
     cells = _cells(df, _metric(df, metric), lower)
     opts,lrs = df['opt'].unique(),sorted(df['lr'].unique())

@@ -29,12 +29,21 @@ def _from_json(line):
     run['losses'] = [math.nan if o is None else o for o in run['losses']]
     return run
 
+def _is_json(data):
+    try: json.loads(data)
+    except ValueError: return False
+    return True
+
 def _read_runs(path):
     "The runs in the file `path`, whose last line is cut off if it is not whole"
     data = path.read_bytes() if path.exists() else b''
     whole = data.rfind(b'\n')+1
-    if whole < len(data): os.truncate(path, whole)
-    lines = data[:whole].decode().splitlines()
+    if _is_json(data[whole:]): # an editor has taken the last line break
+        with open(path, 'a', newline='\n') as f: f.write('\n')
+    elif whole < len(data):
+        os.truncate(path, whole)
+        data = data[:whole]
+    lines = filter(str.strip, data.decode().splitlines())
     try: return {_key(o): o for o in map(_from_json, lines)}
     except (ValueError, TypeError, LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
 

@@ -145,3 +145,29 @@ def test_variants_of_an_optimizer_have_its_colour_and_other_lines():
     assert list(looks)==opts and len({str(o) for o in looks.values()})==len(opts)
     assert len({colours[o] for o in opts[:4]})==1 and colours['Adam']==colours['Adam, warm-up 10%'] and len(set(colours.values()))==3
     for o in opts[:6]: assert opt_styles([o])[o]['color']==colours[o]
+
+# --- what a table says of odd runs
+
+def of_runs(scores, **kwargs):
+    same = dict(lr=0.1, valid_loss=1., seconds=1., diverged=False)
+    rows = [dict(same, opt=o, seed=i, score=v) for o,l in scores.items() for i,v in enumerate(l)]
+    return pd.DataFrame(rows).assign(**kwargs)
+
+def test_a_metric_that_is_nan_in_a_run_is_told():
+    table = compare_table(of_runs(dict(Adam=[.5,.5], AdaMod=[.9,math.nan])), 'score')['0.1'].str.strip()
+    assert table.to_dict() == {'Adam': '0.500 ± 0.000 *', 'AdaMod': '0.900 (1 of 2 nan)'}
+
+def test_runs_of_two_comparisons_make_no_mean():
+    df = of_runs(dict(Adam=[.5,.5]))
+    with pytest.raises(ValueError, match='Adam at lr 0.1 has two runs of seed 0'): compare_table(pd.concat([df,df]))
+
+@pytest.mark.parametrize('metric,low', [('cross_entropy',True), ('MeanAbsoluteError',True), ('top_1_error',True), ('accuracy',False),
+                                        ('F1Score',False), ('AccumMetric',False), ('r2_score',False), ('RocAucBinary',False)])
+def test_a_metric_is_better_when_low_as_its_name_says(metric, low):
+    df = of_runs(dict(Adam=[.5], AdaMod=[.9])).rename(columns=dict(score=metric))
+    starred = compare_table(df, metric)['0.1'].str.contains(r'\*')
+    assert starred.to_dict() == {'Adam': low, 'AdaMod': not low}
+
+@pytest.mark.parametrize('metric', ['opt','nothing'])
+def test_a_metric_is_a_column_of_numbers(metric):
+    with pytest.raises(ValueError, match=f"Invalid metric: '{metric}'.*score"): compare_table(of_runs(dict(Adam=[.5])), metric)

@@ -753,7 +753,8 @@ def test_small_tensors_take_one_buffer_more():
         opt.step()
     assert 0 < allocated(again) <= 40*50*60*4 + 10_000
 
-@pytest.mark.parametrize('wrap', [lambda f: fused.fused(partial(f, lr=0.1)), lambda f: partial(fused.fused(f), lr=0.1)], ids=['inside','outside'])
+@pytest.mark.parametrize('wrap', [lambda f: fused.fused(partial(f, lr=0.1)), lambda f: partial(fused.fused(f), lr=0.1)],
+                         ids=['inside','outside'])
 def test_a_rate_that_a_partial_gives_is_that_of_the_fit(wrap):
     learn = quiet(ordered_learner(wrap(Adam)))
     learn.create_opt()

@@ -5,6 +5,8 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
+from fastai.callback.tracker import SaveModelCallback, TerminateOnNaNCallback
+from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.losses import MSELossFlat
 from fastai.metrics import ValueMetric, mae
@@ -255,3 +257,61 @@ def test_losses_are_those_of_training(tmp_path):
         avg = 0.98*avg + 0.02*o
         smooth.append(avg/(1-0.98**(i+1)))
     np.testing.assert_allclose(smooth, np.array(get.made[0].recorder.losses), rtol=2e-6)
+
+# --- runs beside and after one another
+
+def same_opt(): return {'a': Adam, 'b': lambda p, **kw: Adam(p, **kw)}
+
+def test_texts_of_a_language_model_come_in_the_same_order_each_time():
+    from fastai.text.data import LMDataLoader
+    texts = [torch.randint(9, (n,), generator=torch.Generator().manual_seed(n)) for n in range(20, 50)]
+    dls = DataLoaders(*(LMDataLoader([(o,) for o in l], bs=4, seq_len=8, shuffle=l is texts) for l in (texts,texts[:5])))
+    class Next(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.emb = torch.nn.Embedding(9, 9)
+        def forward(self, x): return self.emb(x).flatten(0, 1)
+    loss = lambda p, t: torch.nn.functional.cross_entropy(p, t.flatten())
+    df = compare(lambda f: Learner(dls, Next(), loss_func=loss, opt_func=f), same_opt(), 0.1, seeds=2, n_epoch=2)
+    a,b = [df[df.opt==o] for o in 'ab']
+    assert a.losses.tolist() == b.losses.tolist() and a.losses.iloc[0] != a.losses.iloc[1]
+
+def test_a_shared_body_that_a_fit_has_unfrozen_is_refused():
+    body = torch.nn.Linear(3, 8)
+    def get_learner(opt_func):
+        learn = Learner(Tiny()(Adam).dls, torch.nn.Sequential(body, torch.nn.Linear(8, 1)), loss_func=MSELossFlat(), opt_func=opt_func,
+                        splitter=lambda m: [list(o.parameters()) for o in m])
+        learn.freeze()
+        return learn
+    assert len(compare(get_learner, same_opt(), 0.1, seeds=1, n_epoch=1)) == 2 # it stays frozen
+    with pytest.raises(ValueError, match='a model that was trained before'):
+        compare(get_learner, same_opt(), 0.1, seeds=1, n_epoch=1, schedule='fine_tune')
+
+def test_runs_side_by_side_do_not_load_what_others_save(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = []
+    def cbs(learn):
+        folders.append(learn.path/learn.model_dir)
+        return SaveModelCallback()
+    get = Tiny()
+    compare(get, 'Adam', [1e-2,1e-1], seeds=1, n_epoch=1, cbs=cbs)
+    assert len({*folders}) == 2 and not any(o.exists() for o in folders) and not any(tmp_path.iterdir())
+
+def test_fine_tune_keeps_the_losses_of_both_fits():
+    df = compare(Tiny(), 'SGD', 0.1, seeds=1, n_epoch=2, schedule='fine_tune')
+    assert df.batches[0] == len(df.losses[0]) == 3*N_BATCHES
+
+@pytest.mark.parametrize('cbs', [TerminateOnNaNCallback,TerminateOnNaNCallback()], ids=['class','instance'])
+def test_a_callback_is_no_function_that_makes_some(cbs):
+    with pytest.raises(ValueError, match='Invalid cbs: .*TerminateOnNaN'): compare(Tiny(), 'Adam', 0.1, cbs=cbs)
+
+def test_a_learner_is_no_function_that_makes_one():
+    with pytest.raises(ValueError, match='Invalid get_learner: Learner'): compare(Tiny()(Adam), 'Adam', 0.1)
+
+def test_a_function_may_look_at_the_name_of_its_opt_func():
+    names = []
+    def get_learner(opt_func):
+        names.append(opt_func.__name__)
+        return Tiny()(opt_func)
+    compare(get_learner, 'Adam', 0.1, seeds=1, n_epoch=1)
+    assert names == ['Adam']

@@ -376,6 +376,15 @@ def test_what_a_function_uses_counts_wherever_it_is(tmp_path):
     assert res.returncode == 0, res.stderr
     assert [k for k,v in json.loads(res.stdout).items() if not v] == []
 
+def test_a_file_that_an_editor_has_saved_is_read(tmp_path):
+    compare(Tiny(), **grid, out=tmp_path)
+    kept,file = lines(tmp_path),tmp_path/'runs.jsonl'
+    first,*rest = file.read_text(encoding='utf-8').splitlines()
+    file.write_text('\n'.join([first,'',*rest]), encoding='utf-8')
+    get = Tiny()
+    compare(get, **{**grid, 'seeds': 3}, out=tmp_path)
+    assert len(get.made)==4 and [json.loads(o) for o in file.read_text(encoding='utf-8').splitlines() if o][:8]==kept
+
 script = """
 import sys
 from comparisons import *
