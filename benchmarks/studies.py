@@ -116,9 +116,12 @@ translations = dict(
     translation_long_low=partial(translation, n_epoch=10, names=['AdaMod','Adam'], lrs=[3e-4], warmup=None, where='long'),
     translation_long_one_cycle=partial(translation, n_epoch=10, names=['AdaMod','Adam','DiffMod'], schedule='one_cycle', warmup=None,
                                        where='long_one_cycle'),
-    translation_longest=partial(translation, n_epoch=40, names=['AdaMod','Adam'], lrs=[1e-3], warmup=[0.3], where='longest'),
-    translation_longest_high=partial(translation, n_epoch=40, names=['AdaMod','DiffMod','Lookahead(AdaMod)'], lrs=[3e-3], warmup=[0.3,0.5],
-                                     where='longest'))
+    translation_longest=partial(translation, n_epoch=40, names=['AdaMod','Adam','RAdam'], lrs=[1e-3], warmup=[0.3], where='longest'),
+    translation_longest_high=partial(translation, n_epoch=40, names=['AdaMod','DiffMod','ranger','Lookahead(AdaMod)'], lrs=[3e-3],
+                                     warmup=[0.3,0.5], where='longest'),
+    translation_longest_highest=partial(translation, n_epoch=40, names=['AdaMod','DiffMod'], lrs=[1e-2], warmup=[0.3,0.5], where='longest'),
+    translation_longest_one_cycle=partial(translation, n_epoch=40, names=['AdaMod','Adam'], lrs=[3e-3], schedule='one_cycle', warmup=None,
+                                          where='longest_one_cycle'))
 
 def facts():
     "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
