@@ -424,7 +424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'adamod_fastai.store._Results.add': ('store.html#_results.add', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.claim': ('store.html#_results.claim', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.find': ('store.html#_results.find', 'adamod_fastai/store.py'),
-                                     'adamod_fastai.store._Results.has_other': ('store.html#_results.has_other', 'adamod_fastai/store.py'),
+                                     'adamod_fastai.store._Results.n_other': ('store.html#_results.n_other', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.select': ('store.html#_results.select', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._Results.write_csv': ('store.html#_results.write_csv', 'adamod_fastai/store.py'),
                                      'adamod_fastai.store._as_json': ('store.html#_as_json', 'adamod_fastai/store.py'),

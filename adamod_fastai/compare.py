@@ -100,8 +100,8 @@ def _watched(done, total, name, every=30):
 
 def _tell_what_counts(comparisons, todo, results):
     "Say which runs are of other code, and which globals are no part of what a run is"
-    n = sum(results.has_other(o) for _,o in todo)
-    if n: _tell(f'{n} runs were there of other code: a function, or what it holds or uses, has changed')
+    n = results.n_other(o for _,o in todo)
+    if n: _tell(f'{n} of {len(todo)} runs are there of other code: a function, or what it holds or uses, has changed')
     unread = dict.fromkeys(o for c in comparisons for o in c.unread)
     if unread: _tell(f'Not looked into: {", ".join(unread)}. Name another out if that changes')
 

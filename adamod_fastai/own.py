@@ -23,7 +23,8 @@ import pandas as pd
 import torch
 from fastcore.foundation import L
 
-from .runs import _show
+from .runs import _show # before fastai, whose warning at import it holds back
+from fastai.basics import Callback, DataLoader, Learner, Metric
 
 # %% auto #0
 __all__ = []
@@ -125,6 +126,7 @@ def _state(o):
 
 _known = 'adamod_fastai','fastai','builtins'
 _data = np.ndarray,torch.Tensor,pd.DataFrame,pd.Series
+_changing = DataLoader,Metric,Callback,Learner # which training itself changes
 _of_class = GetSetDescriptorType,MemberDescriptorType # what Python makes for the names of attributes
 
 class _Own:
@@ -163,7 +165,8 @@ class _Own:
             if isinstance(o, (set,frozenset)): o = sorted(o, key=repr)
             self.parts.append(type(o).__name__)
             return [type(o), *o, *values, 'its end']
-        elif isinstance(o, (Namespace,SimpleNamespace)) or _is_own(type(o)): return type(o),_state(o)
+        elif isinstance(o, (Namespace,SimpleNamespace)): return type(o),vars(o)
+        elif _is_own(type(o)) and not (of and isinstance(o, _changing)): return type(o),_state(o)
         else: return self.of_value(o, of)
         return ()
 
@@ -172,8 +175,8 @@ class _Own:
         if of is None or isinstance(o, _data):
             self.parts.append(_digest(o))
             return [type(o)]
-        if not callable(o) or isinstance(o, torch.nn.Module): self.unread.append(of)
-        return ()
+        if not callable(o) or isinstance(o, (*_changing,torch.nn.Module)): self.unread.append(of)
+        return [type(o)] if _is_own(type(o)) else ()
 
     def add_module(self, name):
         "Add the source of the module `name` and of those that it imports, as far as they are one's own"
@@ -195,8 +198,8 @@ class _Own:
         "What one's own class `o` has: methods, and what it sets"
         inside = list(o.__bases__)
         for k,v in vars(o).items():
-            by_python = k == '_abc_impl' or isinstance(v, _of_class)
-            if isinstance(v, FunctionType) or not (by_python or k.startswith('__')): inside.append(v)
+            by_python = k in ('_abc_impl','__annotate_func__') or isinstance(v, _of_class)
+            if not by_python and (isinstance(v, FunctionType) or not k.startswith('__')): inside.append(v)
         return inside
 
     def of_function(self, o):

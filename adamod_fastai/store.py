@@ -92,11 +92,10 @@ class _Results:
         "The run with these `settings`, or `None`"
         return self.runs.get(_key(settings))
 
-    def has_other(self, settings):
-        "Is there such a run of other code?"
-        key = _key(settings)
-        without_code = {o[:-1] for o in self.runs}
-        return key not in self.runs and key[:-1] in without_code
+    def n_other(self, settings):
+        "How many of these `settings`, whose runs are not there, have one of other code"
+        there = {o[:-1] for o in self.runs}
+        return sum(_key(o)[:-1] in there for o in settings)
 
     def add(self, settings, result):
         "Keep the `result` of the run with these `settings`"

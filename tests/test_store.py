@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
+from fastai.learner import Metric
 from fastai.optimizer import Adam
 
 from adamod_fastai.compare import compare
@@ -65,7 +66,7 @@ def test_partial_last_line(tmp_path, cut):
     path,get = tmp_path/'runs.jsonl',Tiny()
     path.write_bytes(path.read_bytes()[:-cut])
     df = compare(get, **grid, out=tmp_path)
-    assert len(get.made)==1 and df.losses.tolist()==want.losses.tolist() and df.mae.tolist()==want.mae.tolist()
+    assert len(get.made)==(cut > 1) and df.losses.tolist()==want.losses.tolist() and df.mae.tolist()==want.mae.tolist()
     assert len(lines(tmp_path))==len(rows(tmp_path/'results.csv'))==8
 
 def test_killed_before_the_first_line_was_whole(tmp_path):
@@ -397,11 +398,27 @@ if __name__ == '__main__':
 """
 
 def test_more_seeds_beside_the_function_find_the_runs_and_a_changed_argument_does_not(tmp_path):
-    for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,'1 of 2 runs were'), (2,4,4,'2 runs were there of other code')]:
+    for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,'1 of 2 runs were'), (2,4,4,'2 of 2 runs are there of other code')]:
         (tmp_path/'mine.py').write_text(script.format(seeds=seeds))
         res = subprocess.run([sys.executable, '-W', 'ignore', 'mine.py', str(hidden)], cwd=tmp_path, capture_output=True, text=True,
                              env={**os.environ, 'PYTHONPATH': str(Path(__file__).parent)})
         assert res.returncode == 0 and told in res.stderr and len(lines(tmp_path/'out'))==n, res.stderr
+
+class Mine(Metric):
+    "Keeps something from its last run, as metrics do"
+    def reset(self): self.n = 0
+    def accumulate(self, learn): self.n += 1
+    @property
+    def value(self): return self.n
+
+metrics = [Mine()]
+def test_what_training_changes_is_found_again_in_the_same_session(tmp_path):
+    def get_learner(opt_func):
+        learn = tiny(opt_func)
+        learn.metrics = metrics
+        return learn
+    for _ in range(2): compare(get_learner, **once, out=tmp_path)
+    assert len(lines(tmp_path))==1
 
 dls = tiny_dls()
 def test_a_global_that_cannot_be_looked_into_is_named(tmp_path, capfd):
