@@ -188,10 +188,11 @@ class _Own:
     def add_place(self, o):
         "Add where the function or class `o` is defined; is it one's own?"
         name = o.__module__ or 'builtins'
-        is_own = _is_own(o)
+        top,is_own = name.partition('.')[0],_is_own(o)
         self.add_module(name)
+        where = top if top in sys.stdlib_module_names else name # Python moves its own things about
         if is_own: self.parts.append(o.__qualname__)
-        elif name.partition('.')[0] not in _known: self.parts.append(f'{name}.{o.__qualname__}')
+        elif top not in _known: self.parts.append(f'{where}.{o.__qualname__}')
         return is_own
 
     def of_class(self, o):
