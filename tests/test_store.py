@@ -412,7 +412,7 @@ class Mine(Metric):
     def value(self): return self.n
 
 metrics = [Mine()]
-def test_what_training_changes_is_found_again_in_the_same_session(tmp_path):
+def test_what_training_changes_is_found_again_in_one_process(tmp_path):
     def get_learner(opt_func):
         learn = tiny(opt_func)
         learn.metrics = metrics
