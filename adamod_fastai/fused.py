@@ -537,5 +537,6 @@ def fused(
     opt_func:Callable # A fastai optimizer, such as `Adam`, `ranger` or `partial(RAdam, wd=0.1)`
 ) -> Callable: # The same optimizer with a compiled step
     "Compile the step of any fastai optimizer"
-    has_lr = 'lr' in getattr(opt_func, 'keywords', {}) # a `Learner` looks for it there
-    return partial(_make_fused, opt_func, **({'lr': opt_func.keywords['lr']} if has_lr else {}))
+    given = getattr(opt_func, 'keywords', {})
+    lr = {k:given[k] for k in ('lr',) if k in given} # a `Learner` looks for it there
+    return partial(_make_fused, opt_func, **lr)

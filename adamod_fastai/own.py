@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast, linecache, os, sys, tokenize
 from argparse import Namespace
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from importlib.util import find_spec, resolve_name
 from io import BytesIO
@@ -53,6 +53,7 @@ def _source(module):
         with tokenize.open(_file(module)) as f: _read[module] = loaded,f.read()
     return _read[module][1]
 
+@lru_cache(64)
 def _parse(text):
     with _parsing: return ast.parse(text) # Python 3.11 cannot do it in two threads
 
@@ -212,8 +213,7 @@ class _Own:
         source = ''.join(linecache.getlines(code.co_filename)) if _is_cell(o.__module__) else ''
         if source: self.add_cell(source)
         if o.__name__ == '<lambda>' or not (source or _file(o.__module__)):
-            which = code.co_firstlineno,_body(code)
-            self.parts.append(repr(which))
+            self.parts.append(repr((code.co_firstlineno, _body(code))))
         for k in sorted(o.__globals__.keys() & _used_names(code)):
             self.parts.append(k)
             self.add(o.__globals__[k], k)
