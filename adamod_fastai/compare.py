@@ -20,7 +20,7 @@ from .own import _Own, _hash, _place, _source
 from .store import _Results
 from .engines import _FileTask, _Runs, _dask, _elsewhere, _jobs, _side_by_side
 from .shown import _draw, _file_name, _metric, _what, compare_table, plot_losses, plot_metric
-from .memory import _has_memory, _pct
+from .memory import default_pct, has_memory
 from .tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
 
 from fastcore.basics import num_cpus
@@ -46,7 +46,7 @@ def _variants(opts, memories, warmups):
         opt = _made(f)
         defaults = (getattr(opt, 'hypers', None) or [{}])[0]
         hypers = ', '.join(f'{k}={v!r}' for k,v in defaults.items() if k != 'lr')
-        for m in memories if _has_memory(opt) else [0.]:
+        for m in memories if has_memory(opt) else [0.]:
             for w in warmups:
                 name = k
                 if m: name += f', memory {100*m:g}%'
@@ -196,7 +196,7 @@ def _parser():
     add('epochs', '5', 'epochs of each run')
     add('seeds', '3', 'runs with each optimizer and learning rate')
     add('schedule', None, f"how the learning rate changes: {', '.join(_schedules)}", shown='that of the task, one_cycle for yours')
-    add('memory', 'own', f'what optimizers with a memory remember, as fractions of the run, such as own,{_pct},0.5; own: as they are')
+    add('memory', 'own', f'what optimizers with a memory remember, as fractions of the run, such as own,{default_pct},0.5; own: as they are')
     add('warmup', '0', "fractions of the run over which the rate rises from 0, with the schedule 'flat'")
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
     from fastai.callback.tracker import TerminateOnNaNCallback
 
 from .callback import ClippedFraction
-from .memory import MemoryLength, _has_memory
+from .memory import MemoryLength, has_memory
 from .optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 
 # %% auto #0
@@ -180,7 +180,7 @@ def _new_learner(get_learner, opt_func):
 # %% ../nbs/06_runs.ipynb #7902a98c
 def _memory_cbs(learn, memory):
     "What an optimizer with a memory gets: its clipped fraction at every tenth step if it clips, and a memory of its own if asked for"
-    if not _has_memory(learn.opt): return []
+    if not has_memory(learn.opt): return []
     clipped = ClippedFraction(every=10)
     clipped.learn = learn
     return [clipped]*clipped.clips + ([MemoryLength(memory)] if memory else [])

@@ -12,7 +12,7 @@ from fastai.callback.all import combined_cos
 from adamod_fastai import fused
 from adamod_fastai.fused import FusedOptimizer
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, adaptive_rate, clip_rate, mean_rate
-from adamod_fastai.core import ModOptimizer
+from adamod_fastai.base import ModOptimizer
 from learners import ordered_learner, quiet, two_groups
 
 OPTS = dict(AdaMod=AdaMod, AdaMod_code=partial(AdaMod, paper=False), AdaMod_l2=partial(AdaMod, decouple_wd=False),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
-ROOMS = ['steps','core','tape','fused','memory','optimizer','callback','tasks','runs','own','store','engines','shown','compare','all']
+ROOMS = ['base','tape','fused','memory','optimizer','callback','tasks','runs','own','store','engines','shown','compare','all']
 
 def uses(name):
     "The modules of the package that a module imports, anywhere in it"
@@ -27,6 +27,11 @@ def defined(name):
         if isinstance(o, (ast.FunctionDef,ast.ClassDef)) and not patched: yield o.name
         if isinstance(o, ast.Assign): yield from (t.id for v in o.targets for t in ast.walk(v) if isinstance(t, ast.Name))
 
+@pytest.mark.parametrize('name', ['base','memory','optimizer','callback'])
+def test_an_underscore_means_not_used_elsewhere(name):
+    found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, ast.ImportFrom)]
+    assert [a.name for o in found if o.level or o.module.startswith('adamod_fastai') for a in o.names if a.name.startswith('_')] == []
+
 def test_a_name_is_one_thing():
     where = {}
     for room in ROOMS:
@@ -40,13 +45,12 @@ _spec.loader.exec_module(density)
 @pytest.mark.parametrize('name', ROOMS)
 def test_is_not_dense(name): assert density.measure(package/f'{name}.py')[1] <= 10
 
-def test_the_step_knows_no_rule(): assert uses('tape') == {'steps'} and uses('fused') == {'core','steps','tape'}
+def test_the_step_knows_no_rule(): assert uses('tape') == {'base'} and uses('fused') == {'base','tape'}
 
 def test_all_is_what_a_user_types():
     import adamod_fastai.all as all_
     names = {o for o in vars(all_) if not o.startswith('_')}
-    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','SwitchToSGD',
-            'compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
     assert not {o for o in names if o=='main' or o.endswith(('_learner','_dls'))}
 
 def test_what_compares_is_short_and_no_denser_than_fastai():

