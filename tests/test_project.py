@@ -16,10 +16,14 @@ _settings.read(root/'settings.ini', encoding='utf-8')
 settings = _settings['DEFAULT']
 
 @cache
-def tracked():
-    "The files that git tracks, or would track"
-    files = subprocess.run(['git','ls-files','-z','-co','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
-    return [Path(o) for o in sorted(set(files.split('\0'))) if o and (root/o).is_file()]
+def tracked(root=root):
+    "The files that git tracks, and new ones beside them: an environment in the clone, whatever its name, is neither"
+    def ls(*args):
+        files = subprocess.run(['git','ls-files','-z',*args], cwd=root, capture_output=True, text=True, check=True).stdout
+        return {Path(o) for o in files.split('\0') if o and (root/o).is_file()}
+    known = ls()
+    folders = {o.parent for o in known}
+    return sorted(known | {o for o in ls('-o','--exclude-standard') if o.parent in folders})
 
 def tracked_copy(to):
     "They, copied to the folder `to`"
@@ -34,6 +38,15 @@ def test_notebook_runs(nb):
     env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
     res = subprocess.run([command('nbdev-test'),str(nb)], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-2000:]+res.stderr[-4000:]
+
+def test_an_environment_in_the_clone_is_not_read(tmp_path):
+    "Nor what lies in it; a new file is, before it is committed"
+    subprocess.run(['git','init','-q',tmp_path], check=True)
+    for o in ('package/old.py','package/new.py','myenv/lib/latin1.py','package/myenv/lib/latin1.py'):
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/o).write_bytes(b'# \xe9')
+    subprocess.run(['git','add','package/old.py'], cwd=tmp_path, check=True)
+    assert tracked(tmp_path) == [Path('package/new.py'),Path('package/old.py')]
 
 def test_export_changes_nothing(tmp_path):
     copy = tracked_copy(tmp_path)
