@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from other_machine import machine_env
+
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root) for o in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 command = lambda name: str(Path(sys.executable).parent/name)
@@ -32,10 +34,12 @@ def tracked_copy(to):
         shutil.copy2(root/f, to/f)
     return to
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_runs(nb):
-    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
+    "As on another machine: what a page says of its trainings holds there too"
+    env = dict(machine_env(1), MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
     res = subprocess.run([command('nbdev-test'),str(nb)], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-2000:]+res.stderr[-4000:]
 
@@ -70,7 +74,7 @@ readme = (root/'README.md').read_text(encoding='utf-8')
 def test_readme_blocks_run_one_after_the_other_in_a_new_process(tmp_path):
     blocks = re.findall('(?ms)^```python\n(.*?)^```', readme)
     assert len(blocks) >= 4 and 'opt_func=AdaMod' in blocks[1]
-    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
+    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root),str(root/'tests')]))
     res = subprocess.run([sys.executable,'-c','\n'.join(blocks)], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr[-2000:]
 

@@ -66,6 +66,6 @@ def test_a_fit(python):
     here = Path(os.environ.get('PYTHONS', '/no'))/version/'bin'/'python'
     if version == '%d.%d' % sys.version_info[:2]: here = Path(sys.executable)
     if not here.exists(): pytest.skip(f'no environment with Python {version}: bash tests/pythons.sh FOLDER, and PYTHONS=FOLDER')
-    env = dict(os.environ, PYTHONPATH=str(root), MPLBACKEND='Agg')
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(root),str(root/'tests')]), MPLBACKEND='Agg')
     res = subprocess.run([str(here),'-W','ignore','-c',FIT], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-1000:]+res.stderr[-3000:]
