@@ -16,13 +16,13 @@ def machine_env(number=None):
 
 def noise(x, machine):
     "Of the shape of `x`, from -1 to 1: a hash of each element's bits and `machine`"
-    h = x.float().view(torch.int32).long() + machine*0x9e3779b9
-    for _ in range(2): h = ((h ^ (h >> 16))*0x45d9f3b) & 0xffffffff
-    return ((h ^ (h >> 16)) & 0xffffff).double()/2**23 - 1
+    h = x.float().view(torch.int32) ^ (machine*0x1e3779b1 & 0x7fffffff)
+    for _ in range(2): h = h.mul(0x45d9f3b).bitwise_xor_(h >> 16)    # int32 wraps round
+    return h.mul_(0x2c1b3c6d).float().div_(2**31)
 
 def shift(grad, machine):
     "Change `grad` by up to a millionth, or by what its dtype can tell"
-    grad.mul_((1 + max(1e-6, torch.finfo(grad.dtype).eps)*noise(grad, machine)).to(grad.device))
+    grad.addcmul_(grad, noise(grad, machine).to(grad.dtype), value=max(1e-6, torch.finfo(grad.dtype).eps))
 
 def become(learner_class):
     "From now on every Learner trains as on the machine that the environment names"
