@@ -76,7 +76,7 @@ def eagerly(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     COLLECTED[:] = items
-    items.sort(key=lambda o: not o.get_closest_marker('alone'))     # the longest ones first: none is left to the end, with one process at work
+    items.sort(key=lambda o: not o.get_closest_marker('alone'))     # the longest first: at the end no process waits for another
     for o in items:
         if not o.get_closest_marker('xdist_group'): o.add_marker(pytest.mark.xdist_group(group(o)))
 
