@@ -17,8 +17,8 @@ def machine_env(number=None):
 def noise(x, machine):
     "Of the shape of `x`, from -1 to 1: a hash of each element's bits and `machine`"
     h = x.float().view(torch.int32) ^ (machine*0x1e3779b1 & 0x7fffffff)
-    for _ in range(2): h = h.mul(0x45d9f3b).bitwise_xor_(h >> 16)    # int32 wraps round
-    return h.mul_(0x2c1b3c6d).float().div_(2**31)
+    h.mul_(0x45d9f3b).bitwise_xor_(h >> 16).mul_(0x2c1b3c6d)     # int32 wraps round
+    return h.float().div_(2**31)
 
 def shift(grad, machine):
     "Change `grad` by up to a millionth, or by what its dtype can tell"
