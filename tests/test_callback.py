@@ -266,7 +266,7 @@ def test_nothing_to_plot(plot):
 
 # --- the distribution of the rates
 
-@pytest.mark.parametrize('opt_func,rule', [(Adam,'DiffGrad'),(AdaMod,'AdaMod'),(DeepMemory,'DeepMemory')], ids=str)
+@pytest.mark.parametrize('opt_func,rule', [(Adam,'DiffGrad'),(AdaMod,'AdaMod'),(DeepMemory,'DeepMemory')])
 def test_rate_histogram_equals_a_float64_recount(opt_func, rule):
     hist,recount = RateHistogram(every=1, lo=-5, hi=2, bins=70),Recount(rule)
     quiet(cancer_learner(opt_func, cbs=[hist,recount])).fit_one_cycle(2, 0.02)

@@ -426,7 +426,7 @@ def test_numbers_are_kept_as_pythons():
     with pytest.raises(ValueError, match='Invalid mom: 2'): opt.hypers[0]['mom'] = 2
 
 @pytest.mark.parametrize('params,msg', [([],'at least one'),(iter(()),'at least one'),([{'params': [torch.ones(2)], 'lr': 0.1}],'dict'),
-                                        ('ab','str'),([1.],'float')], ids=str)
+                                        ('ab','str'),([1.],'float')])
 def test_params_that_are_none(params, msg):
     with pytest.raises(ValueError, match=f'Invalid params.*{msg}'): AdaMod(params, lr=0.1)
 

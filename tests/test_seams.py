@@ -286,7 +286,7 @@ def test_len_memory_is_no_hyper_but_one_is_told_which():
     opt = AdaMod([torch.ones(2)], lr=0.1)
     with pytest.raises(ValueError, match=r"'len_memory', set beta3=len2beta3\(len_memory\)"): opt.set_hyper('len_memory', 0.5)
 
-@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory,partial(AdaMod, fused=True)], ids=str)
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory,partial(AdaMod, fused=True)])
 def test_an_optimizer_says_what_it_is(opt_func):
     shown = repr(opt_func([[torch.ones(2)],[torch.ones(1),torch.ones(1)]], lr=0.125))
     assert shown.startswith(getattr(opt_func, 'func', opt_func).__name__) and shown.count('lr=0.125') == 2
