@@ -290,6 +290,13 @@ def test_rate_histogram_plot():
     assert ax.get_images()[0].get_array().shape == (120,10)
     plt.close('all')
 
+def test_rate_histogram_of_a_second_fit_is_of_that_alone():
+    cb = RateHistogram(every=2)
+    learn = quiet(cancer_learner(adamod, cbs=cb))
+    for n_epoch in 2,1:
+        learn.fit(n_epoch, 0.01)
+        assert cb.steps == list(range(0, 25*n_epoch, 2)) and len(cb.histograms) == len(cb.steps)
+
 # --- what is not a number is shown as that
 
 def diverge(learn, at=30):

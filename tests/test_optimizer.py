@@ -300,6 +300,35 @@ def test_beta3_can_be_scheduled_and_set_per_group():
     want = np.linspace(0, 1, len(seen), endpoint=False)
     np.testing.assert_allclose(seen, np.stack([0.9+0.09*want, 0.5+0.1*want], 1), atol=1e-9)
 
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+def test_beta3_set_in_one_group_counts_from_then_on_in_that_group_alone(fused):
+    grads,betas = spread_grads(20),(0.9,0.8)
+    ps = [torch.ones(40, dtype=torch.float64) for _ in betas]
+    refs = [Rule('AdaMod', p.numpy(), beta3=o) for p,o in zip(ps, betas)]
+    opt = AdaMod([[p] for p in ps], lr=0.01, len_memory=10, fused=fused)
+    opt.set_hyper('beta3', betas)
+    for i,g in enumerate(grads):
+        if i == 10: opt.hypers[0]['beta3'] = refs[0].beta3 = 0.5
+        for p,ref in zip(ps, refs):
+            p.grad = torch.tensor(g)
+            ref.step(g, 0.01)
+        opt.step()
+    for p,ref in zip(ps, refs): np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-9)
+
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+@pytest.mark.parametrize('wrap', [lambda o: o, Lookahead], ids=['AdaMod','Lookahead'])
+def test_zero_grad_of_gradients_that_have_a_graph(wrap, fused):
+    "Those of `backward(create_graph=True)`: zero, in the same memory, and without the graph"
+    p,c = nn.Parameter(torch.ones(3)),nn.Parameter(torch.full((3,), 2.))
+    opt = wrap(AdaMod([p], lr=0.1, fused=fused))
+    (p**3*c).sum().backward(create_graph=True)
+    grad,where = p.grad,p.grad.data_ptr()
+    assert grad.grad_fn is not None
+    opt.step()
+    opt.zero_grad()
+    assert p.grad is grad and grad.data_ptr() == where and (grad == 0).all()
+    assert grad.grad_fn is None and not grad.requires_grad
+
 # --- properties
 
 rates = st.floats(1e-5, 1.)
