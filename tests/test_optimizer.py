@@ -10,6 +10,7 @@ from fastai.basics import Adam, Callback, Lookahead, set_seed
 from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
+from adamod_fastai.core import ModOptimizer
 from adamod_fastai.tasks import transformer_learner
 from learners import cancer_learner, quiet
 from reference import Rule
@@ -228,6 +229,15 @@ def test_resumed_run_is_the_same_to_the_bit(opt_func, tmp_path):
     for (_,_,a,_),(_,_,b,_) in zip(straight.opt.all_params(), resumed.opt.all_params()):
         assert set(a) == set(b)
         for k in a: assert torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k]
+
+def test_what_comes_back_as_none_is_no_longer_kept():
+    def counting(p, step=0, **kwargs): return {'step': step+1, 'odd': None if step%2 else True}
+    p = torch.ones(2)
+    opt = ModOptimizer([p], counting, lr=0.1)
+    p.grad = torch.ones(2)
+    for want in {'step','odd'},{'step'},{'step','odd'}:
+        opt.step()
+        assert set(opt.state[p]) == want
 
 # --- hypers and errors
 
