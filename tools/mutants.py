@@ -59,7 +59,7 @@ def notice(mistake):
         for marked in 'not slow','slow':
             status,out = run_tests(folder, '-m', marked, *files)
             if status in (0,5): continue # 5: there are no such tests
-            failed = re.findall(r'^(?:FAILED|ERROR) (?:tests/)?(\S+)', out, re.M)
+            failed = re.findall(r'^(?:FAILED|ERROR) (?:tests/)?(.+?)(?: - .*)?$', out, re.M)
             return failed[0] if failed else out.strip().rpartition('\n')[2] or f'status {status}'
 
 def main():
@@ -144,7 +144,7 @@ MISTAKES = [Mistake(*o) for o in [
     ('a skipped step skips the next ones', 'skipped,self._skipped = self._skipped,False', 'skipped = self._skipped', 'callback training_loop'),
     ('histograms of the last fit stay', 'self._hists = []', "self._hists = getattr(self, '_hists', [])", 'callback'),
     ('means of the whole fit', 'self._epoch_start = len(self.steps)', 'self._epoch_start = 0', 'callback'),
-    ('a rate at an lr of 0', "if not hyper['lr']: return torch.zeros_like(state['sqr_avg'])", '', 'seams callback'),
+    ('a rate at an lr of 0', "if not hyper['lr']: return torch.zeros_like(state['sqr_avg'])", '', 'callback'),
     # tasks
     ('validation on training data', '(blocks[:cut], blocks[cut::valid_step])', '(blocks[:cut], blocks[::valid_step])', 'tasks'),
     ('rows in both parts', 'splits = idxs[:len(df)//2],', 'splits = idxs[:1+len(df)//2],', 'tasks'),
