@@ -77,15 +77,18 @@ def test_a_process_that_fails_is_told_and_the_rest_is_kept(tmp_path, fail, error
     assert len(compare(Tiny(), **args))==3
 
 def test_only_the_run_whose_process_died_is_named(tmp_path):
-    class DieOrWait(Callback):
+    "Not the one of another process, which waits meanwhile, nor the one that this process has done before"
+    class DoneOrWaitOrDie(Callback):
         def before_batch(self):
-            if self.opt.hypers[0]['lr']!=.2:
+            lr = self.opt.hypers[0]['lr']
+            if lr==.2:
                 (tmp_path/'waiting').touch()
                 time.sleep(60)
-            while not (tmp_path/'waiting').exists(): time.sleep(0.01)
-            os.kill(os.getpid(), 9)
-    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.2, seed 0 .exit code -9.$'):
-        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
+            if lr==.3:
+                while not (tmp_path/'waiting').exists(): time.sleep(0.01)
+                os.kill(os.getpid(), 9)
+    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.3, seed 0 .exit code -9.$'):
+        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DoneOrWaitOrDie())
     assert not children()
 
 def test_an_error_that_cannot_be_sent_is_told_by_its_text():
