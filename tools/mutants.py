@@ -118,7 +118,7 @@ MISTAKES = [Mistake(*o) for o in [
     ('the graph of a gradient stays', 'if p.grad.grad_fn is not None: p.grad.detach_()', '', 'optimizer'),
     ('a gradient that is frozen stays', 'if not p.requires_grad: p.grad = None', 'pass', 'optimizer hard_cases'),
     ('a checkpoint is no copy', 'k:v.clone() if isinstance(v, Tensor) else _plain(v)', 'k:v if isinstance(v, Tensor) else _plain(v)', 'fused optimizer'),
-    ('what Lookahead saves is no copy', "'slow_weights': _slow(self, self.slow_weights)}", "'slow_weights': self.slow_weights}", 'seams training_loop'),
+    ('what Lookahead saves is no copy', "'slow_weights': _slow(self, self.slow_weights)}", "'slow_weights': self.slow_weights}", 'optimizer'),
     ('slow weights in bfloat16', 'torch.promote_types(p.dtype, torch.float32) if is_ours else p.dtype', 'p.dtype', 'bfloat16'),
     # the averaging length
     ('beta3 of one group is not used', "fit_memory = all(h.get('fit_memory')", "fit_memory = any(h.get('fit_memory')", 'default'),
