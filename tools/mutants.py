@@ -124,7 +124,7 @@ MISTAKES = [Mistake(*o) for o in [
     ('beta3 of one group is not used', "fit_memory = all(h.get('fit_memory')", "fit_memory = any(h.get('fit_memory')", 'default'),
     ('counts go on in the next fit', 'if _is_new_fit(self): self._batches,self._steps', 'if not self._batches: self._batches,self._steps', 'memory_length'),
     ('batches of validation count', 'self._batches += self.training', 'self._batches += 1', 'memory_length default'),
-    ('a skipped step does not count', 'self._steps += _scaler_skipped(self.learn)', 'pass', 'default training_loop seams'),
+    ('a skipped step does not count', 'self._steps += _scaler_skipped(self.learn)', 'pass', 'seams'),
     ('epochs and the whole fit exchanged', 'None if self.epochs is None else 1', '1 if self.epochs is None else None', 'memory_length'),
     ('no least length', 'max(_least, n*(self.pct or self.epochs))', 'max(1, n*(self.pct or self.epochs))', 'memory_length'),
     # fused: what is traced
