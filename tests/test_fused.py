@@ -233,7 +233,7 @@ def test_state_that_is_exchanged_between_steps():
     for i in range(12):
         if i==6:
             for opt,ps in zip(twins.opts, twins.ps):
-                for p,q in (ps[0][:2],ps[0][2:]): opt.state[p]['lr_avg'],opt.state[q]['lr_avg'] = opt.state[q]['lr_avg'],opt.state[p]['lr_avg']
+                for s,t in (map(opt.state.get, o) for o in (ps[0][:2],ps[0][2:])): s['lr_avg'],t['lr_avg'] = t['lr_avg'],s['lr_avg']
         twins.step()
     twins.check()
 
