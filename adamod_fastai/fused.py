@@ -165,7 +165,7 @@ def _keep_together(states, k, ps, n):
     olds = [local_part(s[k]) for s in states]
     first = olds[0]
     alone = len(ps)==1 and n==first.numel()
-    if alone or first.untyped_storage().nbytes()==n*first.itemsize:
+    if alone or (first.storage_offset(),first.untyped_storage().nbytes())==(0,n*first.itemsize):
         flat = first.as_strided((n,), (1,))
         if all(map(_lie_alike, olds, _views(flat, ps))): return flat
     flat = first.new_zeros(n)

@@ -290,6 +290,23 @@ def test_rate_histogram_plot():
     assert ax.get_images()[0].get_array().shape == (120,10)
     plt.close('all')
 
+def test_rate_histogram_of_a_second_fit_is_of_that_alone():
+    cb = RateHistogram(every=2)
+    learn = quiet(cancer_learner(adamod, cbs=cb))
+    for n_epoch in 2,1:
+        learn.fit(n_epoch, 0.01)
+        assert cb.steps == list(range(0, 25*n_epoch, 2)) and len(cb.histograms) == len(cb.steps)
+
+def test_a_step_at_a_learning_rate_of_zero_uses_no_rate():
+    p = torch.ones(3)
+    opt = AdaMod([p], lr=0.01, len_memory=3, follow_lr=True)
+    for lr in 0.01,0.,0.02:
+        opt.set_hyper('lr', lr)
+        p.grad = torch.ones(3)
+        opt.step()
+        rate = used_rate(p, opt.state[p], opt.hypers[0], opt.cbs)
+        assert (rate > 0).all() if lr else (rate == 0).all()
+
 # --- what is not a number is shown as that
 
 def diverge(learn, at=30):

@@ -138,6 +138,18 @@ def test_what_is_set_during_a_fit_stays():
     learn.fit(1, 0.01)
     assert memories(learn) == [[3.75,10.],[10.]]
 
+def test_what_is_set_in_one_group_during_a_fit_is_used_in_that_alone():
+    class Set(Callback):
+        def after_step(self):
+            if self.train_iter == 10: self.opt.hypers[0]['beta3'] = 0.5
+    seen = []
+    class Seen(Callback):
+        def after_step(self): seen.append([h['beta3'] for h in used(self.opt)])
+    learn = quiet(cancer_learner(AdaMod))
+    learn.fit(1, 0.01, cbs=[Set(),Seen()])
+    ours,other = np.array(seen).T
+    assert (ours == 0.5).tolist() == [False]*11 + [True]*14 and 0.5 not in other
+
 @pytest.mark.parametrize('cbs', [[],[MemoryLength(0.3)]], ids=['default','MemoryLength'])
 def test_a_schedule_of_beta3_wins(cbs):
     learn = learner(AdaMod, *cbs)

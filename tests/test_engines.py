@@ -1,6 +1,6 @@
 "Runs side by side: processes of this machine, and executors that one brings"
 import json, multiprocessing, os, signal, subprocess, sys, threading, time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import pytest, torch
 from fastai.callback.core import Callback
@@ -77,15 +77,18 @@ def test_a_process_that_fails_is_told_and_the_rest_is_kept(tmp_path, fail, error
     assert len(compare(Tiny(), **args))==3
 
 def test_only_the_run_whose_process_died_is_named(tmp_path):
-    class DieOrWait(Callback):
+    "Not the one of another process, which waits meanwhile, nor the one that this process has done before"
+    class DoneOrWaitOrDie(Callback):
         def before_batch(self):
-            if self.opt.hypers[0]['lr']!=.2:
+            lr = self.opt.hypers[0]['lr']
+            if lr==.2:
                 (tmp_path/'waiting').touch()
                 time.sleep(60)
-            while not (tmp_path/'waiting').exists(): time.sleep(0.01)
-            os.kill(os.getpid(), 9)
-    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.2, seed 0 .exit code -9.$'):
-        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
+            if lr==.3:
+                while not (tmp_path/'waiting').exists(): time.sleep(0.01)
+                os.kill(os.getpid(), 9)
+    with pytest.raises(ChildProcessError, match='^A process died in the run tiny: Adam, lr 0.3, seed 0 .exit code -9.$'):
+        compare(Tiny(), 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DoneOrWaitOrDie())
     assert not children()
 
 def test_an_error_that_cannot_be_sent_is_told_by_its_text():
@@ -141,6 +144,21 @@ def test_what_is_not_done_is_taken_back(tmp_path):
     cluster = Cluster()
     with pytest.raises(ValueError, match='of mine'): compare(lambda f: raising(ValueError('of mine')), **grid, executor=cluster)
     assert all(o.f is None for o in cluster.jobs)
+
+class Here:
+    "Does it at once, in this process"
+    def submit(self, f, *args):
+        res = Future()
+        res.set_result(f(*args))
+        return res
+
+def test_an_executor_does_runs_of_one_thread(one_thread):
+    torch.set_num_threads(2)
+    class See(Callback):
+        order = 49
+        def before_fit(self): self.learn.metrics = [ValueMetric(torch.get_num_threads, 'threads')]
+    df = compare(Tiny(), 'Adam', .1, seeds=2, n_epoch=1, cbs=lambda learn: See(), executor=Here())
+    assert set(df.threads)=={1.} and torch.get_num_threads()==2
 
 @pytest.mark.parametrize('args,text', [(dict(executor=3), '^Invalid executor: 3'),
                                        (dict(executor=Cluster(), jobs=2), '^Invalid jobs: 2, the executor')])
