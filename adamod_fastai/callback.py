@@ -121,7 +121,7 @@ def _unclipped_rate(p, state, hyper):
 
 def _layer(name):
     "The layer of a parameter, without what `torch.compile` and parametrizations add to its name"
-    return re.sub(r'_orig_mod\.|(^|\.)parametrizations\..*|(^|\.)[^.]+$', '', name)
+    return re.sub(r'(^|\.)(parametrizations\..*|[^.]+)$', '', name.replace('_orig_mod.', ''))
 
 class ClippedFraction(StepMeasure):
     "Measure how many adaptive rates are clipped, and which fraction of Adam's is used: `clipped` and `used` in the progress table"
