@@ -76,7 +76,8 @@ class Plain(GetAttr):
     def __init__(self, inner): self.inner = inner
     def step(self, closure=None): self.inner.step()
 
-WRAPPED = {'SAM': SAM, 'no optimizer': Plain, 'SAM in Lookahead': lambda o: Lookahead(SAM(o)), 'Lookahead in SAM': lambda o: SAM(Lookahead(o))}
+WRAPPED = {'SAM': SAM, 'no optimizer': Plain,
+           'SAM in Lookahead': lambda o: Lookahead(SAM(o)), 'Lookahead in SAM': lambda o: SAM(Lookahead(o))}
 
 @pytest.mark.parametrize('wrap', WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize('cbs,want', [([],15.), ([MemoryLength(0.3)],30.)], ids=['default','MemoryLength'])
