@@ -196,7 +196,7 @@ def _parser():
     add('epochs', '5', 'epochs of each run')
     add('seeds', '3', 'runs with each optimizer and learning rate')
     add('schedule', None, f"how the learning rate changes: {', '.join(_schedules)}", shown='that of the task, one_cycle for yours')
-    add('memory', 'own', f'what optimizers with a memory remember, as fractions of the run, such as own,{default_pct},0.5; own: as they are')
+    add('memory', 'own', f'averaging lengths as fractions of the fit, such as own,{default_pct},0.5; own: as they are')
     add('warmup', '0', "fractions of the run over which the rate rises from 0, with the schedule 'flat'")
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()

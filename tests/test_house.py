@@ -50,7 +50,8 @@ def test_the_step_knows_no_rule(): assert uses('tape') == {'base'} and uses('fus
 def test_all_is_what_a_user_types():
     import adamod_fastai.all as all_
     names = {o for o in vars(all_) if not o.startswith('_')}
-    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram',
+            'compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
     assert not {o for o in names if o=='main' or o.endswith(('_learner','_dls'))}
 
 def test_what_compares_is_short_and_no_denser_than_fastai():
