@@ -140,7 +140,7 @@ def test_an_optimizer_that_has_not_stepped(opt_func, tmp_path):
     learn.fit(1, 0.01)
     assert steps(learn) == {25}
 
-@pytest.mark.feature('checkpoint saved by the eager step, loaded by the fused one, and back')
+@pytest.mark.feature('checkpoint shared by the eager and the fused step')
 @pytest.mark.parametrize('saved_by', PATHS)
 def test_eager_and_fused_share_checkpoints(opt_func, saved_by, tmp_path):
     saved,loaded = fitted(partial(opt_func.func, **PATHS[saved_by]), tmp_path),fitted(opt_func, tmp_path, seed=1)
