@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# The runs that the pages draw from, a folder of nbs/results each: `bash benchmarks/studies.sh [STUDY ...]`, all without one.
-# Hours on one core; what is there already is not run again, so it can be interrupted.
+# The runs that the pages read, a folder of nbs/results each: `bash benchmarks/studies.sh [STUDY ...]`, all without one.
+# Hours on one core; stored runs are not repeated, so it can be interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 study() { out=nbs/results/$1; shift; echo "$out"; adamod-compare --jobs "${JOBS:-1}" --out "$out" "$@" >/dev/null; rm "$out"/*.png; keep "$out"; }
-keep() { case $1 in */warmup/transformer|*/own-weights) ;; *) python benchmarks/without_losses.py "$1" ;; esac; } # whose losses are drawn
+keep() { case $1 in */warmup/transformer|*/own-weights) ;; *) python benchmarks/without_losses.py "$1" ;; esac; } # whose losses are plotted
 
 memories=0.02,0.05,0.1,0.15,0.3,1,3
 ten=AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD
 
-warmup() { # tutorial "Is a warm-up needed?"
+warmup() { # tutorial "Is a warmup needed?"
     study warmup/transformer --task transformer --lrs 3e-4,1e-3,3e-3,1e-2 --seeds 5 --opts Adam,RAdam,AdaMod,DiffMod,AdaMod-1000
     study warmup/transformer --task transformer --lrs 1e-3,3e-3,1e-2 --seeds 5 --opts Adam --warmup 0.1,0.3,0.5
-    study warmup/text --task text --lrs 1e-3,3e-3,1e-2 --opts Adam,RAdam,AdaMod-1000 # AdaMod at a constant rate is in memory_text
+    study warmup/text --task text --lrs 1e-3,3e-3,1e-2 --opts Adam,RAdam,AdaMod-1000 # AdaMod at a constant learning rate is in memory_text
     study warmup/text --task text --lrs 1e-3,3e-3,1e-2 --opts Adam --warmup 0.1,0.3,0.5
     study warmup/own-weights --task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod
 }
 finish() { echo nbs/results/finish; python benchmarks/finish.py; } # tutorial "Does finishing with SGD gain anything?"
-rare_rows() { echo nbs/rare_rows.csv; python benchmarks/rare_rows.py; } # page "Where does it work?"
+rare_rows() { echo nbs/rare_rows.csv; python benchmarks/rare_rows.py; } # page "Compatibility"
 memory_digits()   { for o in flat one_cycle; do study memory/digits   --task digits   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5; done; }
 memory_cancer()   { for o in flat one_cycle; do study memory/cancer   --task cancer   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5 --epochs 8; done; }
 memory_densenet() { for o in flat one_cycle; do study memory/densenet --task densenet --schedule $o --lrs 1e-3,1e-2,1e-1      --opts Adam,AdaMod-1000 --memory $memories --seeds 5 --epochs 8; done; }
