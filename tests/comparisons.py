@@ -1,8 +1,10 @@
 "Small comparisons that several tests share"
-import csv, multiprocessing, os, subprocess, sys
+import csv, json, multiprocessing, os, subprocess, sys
+from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
@@ -11,17 +13,22 @@ from fastai.metrics import mae
 
 N_BATCHES = 6
 
+class Runs(Callback):
+    "Keeps the Learners that are trained in runs, and interrupts like Ctrl-C before run number `stop`"
+    def __init__(self, made, stop=None): self.made,self.stop = made,stop
+    def before_fit(self):
+        if hasattr(self.learn, 'first_batches'): return # a trial
+        if len(self.made)==self.stop: raise KeyboardInterrupt
+        if self.learn not in self.made: self.made.append(self.learn) # `fine_tune` fits twice
+
 class Tiny:
-    "Linear regression in 6 batches an epoch; keeps the Learners it made, and interrupts like Ctrl-C when it is to make number `stop`"
+    "Linear regression in 6 batches an epoch, which keeps the Learners of its runs in `made`"
     __name__ = 'tiny'
     def __init__(self, stop=None, dls=None): self.made,self.stop,self.dls = [],stop,dls
-    def __getstate__(self): return {} # what it made so far is no part of what a run is
+    def __getstate__(self): return dict(made=[], stop=None, dls=None) # what it made so far is no part of what identifies a run
     def __call__(self, opt_func):
-        if len(self.made)==self.stop: raise KeyboardInterrupt
-        learn = Learner(self.dls or tiny_dls(), torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1)), loss_func=MSELossFlat(),
-                        opt_func=opt_func, metrics=mae)
-        self.made.append(learn)
-        return learn
+        model = torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1))
+        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=Runs(self.made, self.stop))
 
 def tiny_dls():
     x = torch.linspace(-1, 1, 3*8*N_BATCHES).view(-1,3).sin()
@@ -30,6 +37,10 @@ def tiny_dls():
 
 def rows(path):
     with open(path, newline='') as f: return list(csv.DictReader(f))
+
+def runs(out):
+    "What is stored in the folder `out`, the oldest first"
+    return [json.loads(o.read_text(encoding='utf-8')) for o in sorted((Path(out)/'runs').glob('*.json'), key=lambda o: o.stat().st_mtime_ns)]
 
 grid = dict(opts=['Adam','SGD'], lrs=[1e-2,1e-1], seeds=2, n_epoch=1)
 

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
 from fastai.learner import mk_metric
 
-from adamod_fastai.shown import compare_table, opt_styles, plot_losses, plot_metric
+from adamod_fastai.compare import compare_table, opt_styles, plot_losses, plot_metric
 
 # The table and the pictures
 

@@ -7,7 +7,7 @@ from fastai.callback.core import Callback
 from fastai.metrics import ValueMetric
 
 from adamod_fastai.compare import compare
-from adamod_fastai.tasks import digits_learner
+from adamod_fastai.compare.tasks import digits_learner
 from comparisons import N_BATCHES, Tiny, children, command, env, grid, rows, run, tiny
 
 # --- side by side
@@ -272,7 +272,7 @@ import warnings; warnings.filterwarnings('ignore')
 import torch
 torch.compile(lambda x: x*2)(torch.ones(4))
 from adamod_fastai.all import *
-from adamod_fastai.tasks import digits_learner
+from adamod_fastai.compare.tasks import digits_learner
 if __name__ == '__main__':
     torch.ones(1, requires_grad=True).sum().backward()
     print(len(compare(digits_learner, 'Adam', [1e-3], seeds=2, n_epoch=1, jobs=2)))

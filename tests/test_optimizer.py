@@ -10,7 +10,7 @@ from fastai.basics import Adam, Callback, Lookahead, set_seed
 from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
-from adamod_fastai.tasks import transformer_learner
+from adamod_fastai.compare.tasks import transformer_learner
 from learners import cancer_learner, quiet
 from reference import Rule
 

@@ -14,8 +14,8 @@ from fastai.optimizer import Adam, Lookahead, SGD
 
 from adamod_fastai.compare import compare, compare_table, plot_losses, plot_metric
 from adamod_fastai.optimizer import AdaMod
-from adamod_fastai.runs import known_opts
-from adamod_fastai.tasks import digits_learner, text_learner
+from adamod_fastai.compare import known_opts
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
 from comparisons import N_BATCHES, Tiny, grid, rows, tiny_dls
 from learners import used
 
@@ -63,7 +63,7 @@ def test_same_seed_same_run():
     assert a.losses.tolist()==b.losses.tolist() and a.mae.tolist()==b.mae.tolist()
     for _,o in a.groupby(['opt','lr']): assert o.losses.iloc[0] != o.losses.iloc[1]
 
-@pytest.mark.parametrize('get', [digits_learner, partial(text_learner, n_batches=3)])
+@pytest.mark.parametrize('get', [digits_learner, partial(transformer_learner, n_batches=3)])
 def test_same_seed_same_run_on_real_data(get):
     a,b = [compare(get, 'AdaMod', 1e-2, seeds=1, n_epoch=1) for _ in range(2)]
     assert a.losses[0]==b.losses[0] and a.valid_loss[0]==b.valid_loss[0]
@@ -112,16 +112,16 @@ class Shown(Callback):
     order = 49
     def before_fit(self): self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.dls.train.bs/2, 'shown')]
 
-made = [] # of this module: what a closure holds would be a part of what the run was, as Learners in a global are not
+made = []
 def test_cbs_are_made_for_each_run_and_their_metrics_are_columns(tmp_path):
     def cbs(learn):
         if 'sqr_mom' not in learn.opt.hypers[0]: return None
         made.append(learn)
         learn.mine = Shown()
         return learn.mine
-    for _ in range(2):
+    for n in 4+1,4+2: # each time one trial with Adam
         df = compare(Tiny(), **grid, cbs=cbs, out=tmp_path)
-        assert len(made)==len({id(o.mine) for o in made})==4
+        assert len(made)==len({id(o.mine) for o in made})==n
         assert (df[df.opt=='Adam'].shown==4).all() and df[df.opt=='SGD'].shown.isna().all()
         assert compare_table(df).equals(compare_table(df, 'mae'))
 
