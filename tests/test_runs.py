@@ -146,8 +146,8 @@ def learner(opt_func, metrics=mae, model=None):
 
 @pytest.mark.parametrize('get,text', [
     (lambda f: None, 'returns None'), (lambda f: tiny_dls(), 'returns DataLoaders'), (lambda f: learner(Adam), 'does not use the opt_func'),
-    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in 'lr opt seed losses code file'.split()],
-    (lambda f: learner(f, [mae,mae]), "two metrics are called 'mae'"), (3, '3')])
+    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'a metric called {o!r}') for o in 'lr opt seed losses made run'.split()],
+    (lambda f: learner(f, [mae,mae]), "two metrics called 'mae'"), (3, '3')])
 @pytest.mark.parametrize('jobs', [None,2])
 def test_refused_before_the_first_batch(tmp_path, get, text, jobs):
     with pytest.raises(ValueError, match='^Invalid get_learner: ') as e: compare(get, **grid, out=tmp_path, jobs=jobs)
@@ -157,7 +157,7 @@ def test_the_same_model_again_is_refused(tmp_path):
     model = torch.nn.Linear(3,1)
     for get in (lambda f: learner(f, model=model)),(lambda f: learner(f, model=torch.nn.Sequential(model, torch.nn.ReLU()))):
         with pytest.raises(ValueError, match='^Invalid get_learner: .*trained before'): compare(get, **grid, out=tmp_path)
-    assert len(rows(tmp_path/'results.csv'))==1
+    assert no_runs(tmp_path)
 
 def test_a_frozen_part_may_be_shared():
     body = torch.nn.Linear(3,3).requires_grad_(False)
@@ -212,7 +212,7 @@ class SeeMemory(Callback):
     order = 70
     def __init__(self, lengths): self.lengths = lengths
     def after_step(self):
-        if self.epoch==self.train_iter==0: self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
+        if self.epoch==self.train_iter==0 and not hasattr(self.learn, 'first_batches'): self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
 
 @pytest.mark.parametrize('warmup', [0.25,0.5])
 def test_warmup_rises_linearly_and_stays(warmup):
@@ -295,7 +295,7 @@ def test_runs_side_by_side_do_not_load_what_others_save(tmp_path, monkeypatch):
         return SaveModelCallback()
     get = Tiny()
     compare(get, 'Adam', [1e-2,1e-1], seeds=1, n_epoch=1, cbs=cbs)
-    assert len({*folders}) == 2 and not any(o.exists() for o in folders) and not any(tmp_path.iterdir())
+    assert len({*folders}) == 1+2 and not any(o.exists() for o in folders) and not any(tmp_path.iterdir())
 
 def test_fine_tune_keeps_the_losses_of_both_fits():
     df = compare(Tiny(), 'SGD', 0.1, seeds=1, n_epoch=2, schedule='fine_tune')
@@ -314,4 +314,4 @@ def test_a_function_may_look_at_the_name_of_its_opt_func():
         names.append(opt_func.__name__)
         return Tiny()(opt_func)
     compare(get_learner, 'Adam', 0.1, seeds=1, n_epoch=1)
-    assert names == ['Adam']
+    assert set(names) == {'Adam'}

@@ -15,41 +15,48 @@ from types import FunctionType
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import GetAttr
 from fastcore.foundation import L
-from fastai.callback.training import ShortEpochCallback
+from fastai.callback.core import Callback
 from fastai.learner import Learner, Metric
 
-from .arguments import check_metric_names, number, refuse
+from .arguments import check_metric_names, number, refuse, short
 from .loaded_code import LoadedCode, digest, is_own
 from .train import alone, fit_quietly, metric_names, new_learner
 
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/compare/03_identity.ipynb #b6198824
-class FirstBatches(ShortEpochCallback):
-    "End each epoch after its first batch, and keep the losses"
+# %% ../../nbs/compare/03_identity.ipynb #45df5acd
+class OneBatch(GetAttr):
+    "The `DataLoader` `dl`, of which one gets the first batch only"
+    _default = 'dl'
+    def __init__(self, dl): self.dl = dl
+    def __len__(self): return len(self.dl)
+    def __iter__(self): return islice(self.dl, 1)
+
+class FirstBatches(Callback):
+    "Let each epoch have one batch, and keep the losses"
     order = 100
-    def __init__(self):
-        super().__init__(pct=0.)
-        self.batch_losses = []
-    def after_batch(self):
-        self.batch_losses.append(self.loss.item())
-        super().after_batch()
+    def __init__(self): self.batch_losses = []
+    def before_train(self): self.learn.dl = OneBatch(self.dl)
+    def before_validate(self): self.learn.dl = OneBatch(self.dl)
+    def after_batch(self): self.batch_losses.append(self.loss.item())
 
 # %% ../../nbs/compare/03_identity.ipynb #0fca5b05
 class OnOneBatch(Metric):
-    "The metric `m` of `get_learner`: NaN where it cannot be told from one batch"
-    def __init__(self, get_learner, m): self.get_learner,self.m = get_learner,m
+    "The metric `m`: NaN where it cannot be told from one batch; in `wrong` why it gives no number"
+    def __init__(self, m): self.m,self.wrong = m,''
     def reset(self): self.m.reset()
     def accumulate(self, learn):
         try: self.m.accumulate(learn)
-        except TypeError as e: raise ValueError(f'Invalid get_learner: the metric {self.name!r} must give a number: {e}') from e
+        except TypeError as e: self.wrong = str(e)
     @property
     def value(self):
         try: res = self.m.value
         except Exception: return math.nan
-        return number(self.get_learner, self.name, res)
+        try: return float(res)
+        except (TypeError,ValueError): self.wrong = self.wrong or f'it gives {short(res)}'
     @property
     def name(self): return self.m.name
 
@@ -68,9 +75,10 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
                    optimizer=LoadedCode([dict(o) for o in getattr(opt, 'hypers', [])], list(getattr(opt, 'cbs', []))).values)
         how = [learn.lr, learn.moms, learn.wd, learn.wd_bn_bias, learn.train_bn, str(learn.dls.device)]
         made = [learn, *learn.cbs, *mine, *learn.model.modules(), learn.loss_func, opt, learn.dls, *learn.metrics]
-        learn.metrics = learn.metrics.map(lambda o: OnOneBatch(get_learner, o))
-        first = FirstBatches()
+        learn.metrics,first = learn.metrics.map(OnOneBatch),FirstBatches()
         fit_quietly(learn, Learner.fit, n_epoch, 0.01, cbs=[first, *mine])
+        for o in learn.metrics:
+            if getattr(o, 'wrong', ''): refuse(get_learner, f'has a metric {o.name!r} that gives no number: {o.wrong}')
         names = metric_names(learn)
         check_metric_names(get_learner, names)
         ends = [number(get_learner, k, v) for o in learn.recorder.values for k,v in zip(names, o)]

@@ -134,7 +134,8 @@ class LoadedCode:
         if isinstance(o, np.ndarray) and o.dtype != object: return of_array(o)
         if id(o) not in self.texts:
             self.texts[id(o)] = o,'...' # where it is in itself
-            self.texts[id(o)] = o,f'{type(o).__name__}({", ".join(map(self.text, inside(o)))})'
+            text = f'{type(o).__name__}({", ".join(filter(None, map(self.text, inside(o))))})'
+            self.texts[id(o)] = o,'' if isinstance(o, trained_kinds) else text
         return self.texts[id(o)][1]
 
     def of_function(self, f):
