@@ -338,7 +338,7 @@ def test_what_is_installed_goes_by_its_version(tmp_path):
     from adamod_fastai.compare.tasks import digits_learner
     compare(partial(digits_learner, bs=32), {'mine': partial(AdaMod, len_memory=10)}, 0.1, seeds=1, n_epoch=1, out=tmp_path)
     file, = (tmp_path/'runs').glob('*.json')
-    assert set(json.loads(file.read_text())['made']) == {'adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses'}
+    assert set(json.loads(file.read_text())['made']) == {'adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses','metrics'}
 
 # --- what is said
 
@@ -349,7 +349,7 @@ def test_what_has_changed_is_said(tmp_path, capfd):
     def told(*cells):
         nb.run(*cells).mae()
         return capfd.readouterr().err.strip().partition('differ: ')[2].split(', ')
-    assert told(late.format(2)) == ['Late.before_batch()','first losses']
+    assert told(late.format(2)) == ['Late.before_batch()','first losses','first metrics']
     assert told('old_dls = tiny_dls\ndef tiny_dls(): return DataLoaders(*(o.new(bs=4) for o in old_dls().loaders))')[:1] == ['data']
     assert told(scaled.replace('Scaled()', 'Scaled().double().float()').replace('tiny_dls()', 'old_dls()')) [:2] == ['data','get_learner()']
 

@@ -66,7 +66,7 @@ def patches(o):
     return [f for c in type(o).__mro__ for f in vars(c).values() if isinstance(f, FunctionType) and is_own(f)]
 
 def trial(get_learner, opt_func, cbs=None, n_epoch=3):
-    "What is made for `opt_func`: hashes by kind, the losses of the first steps, and functions of your own in what is made"
+    "What is made for `opt_func`, by kind: hashes, and the losses and metrics of the first steps; and functions of your own in it"
     with alone(0), TemporaryDirectory() as folder:
         learn = new_learner(get_learner, opt_func, 0, folder)
         learn.path,mine = Path(folder),L(cbs(learn) if cbs else None)
@@ -83,7 +83,7 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
         check_metric_names(get_learner, names)
         ends = [number(get_learner, k, v) for o in learn.recorder.values for k,v in zip(names, o)]
         res['learner'] = LoadedCode(how, learn.loss_func, names, [o.name for o in (*learn.cbs, *mine)]).values
-        return res,[*first.batch_losses, *ends],[f for o in made for f in (type(o), *patches(o))] + [learn.loss_func]
+        return {**res, 'losses': first.batch_losses, 'metrics': ends},[f for o in made for f in (type(o), *patches(o))] + [learn.loss_func]
 
 # %% ../../nbs/compare/03_identity.ipynb #e3d3d53e
 def sample(n, most=500, first=100):
@@ -117,20 +117,21 @@ def versions(): return {o: version(o) for o in ('adamod_fastai','fastai','torch'
 def identities(get_learner, opts, cbs=None, stored=True):
     "What identifies the runs of each of `opts`, a dict of name to function; if they are not `stored`, just try them"
     trials = {k: trial(get_learner, f, cbs) for k,f in opts.items()}
-    if not stored: return {k: {**versions(), **made, 'losses': losses} for k,(made,losses,_) in trials.items()}
+    if not stored: return {k: {**versions(), **made} for k,(made,_) in trials.items()}
     data,task = data_made(get_learner, next(iter(opts.values()))),LoadedCode(get_learner, cbs)
     res = {}
-    for name,(made,losses,functions) in trials.items():
+    for name,(made,functions) in trials.items():
         code = {}
         for o in task,LoadedCode(opts[name], functions):
             code.update({f'{k}()': v for k,v in o.parts.items()}, arguments=digest(code.get('arguments', ''), o.values))
         if len(code) > 1: code['Python'] = '{}.{}'.format(*sys.version_info)
-        res[name] = {**versions(), **made, 'data': data, **code, 'losses': losses}
+        res[name] = {**versions(), **made, 'data': data, **code}
     return res
 
 def differences(a, b):
-    "The names of what differs in the identities `a` and `b`; losses do from a thousandth on"
-    res = [k for k in {**a, **b} if k != 'losses' and a.get(k) != b.get(k)]
-    losses = [o.get('losses', []) for o in (a,b)]
-    close = len(losses[0])==len(losses[1]) and np.allclose(*losses, rtol=1e-3, atol=1e-6, equal_nan=True)
-    return res + ['first losses']*(not close)
+    "The names of what differs in the identities `a` and `b`; losses and metrics do from a thousandth on"
+    def close(k):
+        x,y = a.get(k, []),b.get(k, [])
+        return len(x)==len(y) and np.allclose(x, y, rtol=1e-3, atol=1e-6, equal_nan=True)
+    exact = [k for k in {**a, **b} if k not in ('losses','metrics') and a.get(k) != b.get(k)]
+    return exact + [f'first {k}' for k in ('losses','metrics') if not close(k)]

@@ -58,10 +58,13 @@ def to_send(functions):
     finally:
         for o in own.values(): cloudpickle.unregister_pickle_by_value(o)
 
+sent_modules = {}
+
 @lru_cache(1)
 def received(sent):
     modules,functions = pickle.loads(sent)
-    sys.modules.update(modules)
+    for k,m in modules.items(): # which may be imported later; an executor of threads is in the process that has them
+        if sys.modules.get(k) is sent_modules.get(k): sys.modules[k] = sent_modules[k] = m
     return functions
 
 # %% ../../nbs/compare/05_processes.ipynb #55745d34
@@ -82,8 +85,8 @@ def check(functions, job):
     if (id(functions),i,run['opt']) in checked: return
     get_learner,opts,cbs = functions[i]
     def first():
-        made,losses,_ = trial(get_learner, opts[run['opt']], cbs)
-        return {**versions(), 'optimizer': made['optimizer'], 'losses': losses}
+        made,_ = trial(get_learner, opts[run['opt']], cbs)
+        return {**versions(), 'optimizer': made['optimizer'], 'losses': made['losses']}
     here = first()
     differ = differences(here, {k: run['made'].get(k) for k in here})
     if differ and not differences(here, first()): # it does come out the same each time
@@ -177,8 +180,8 @@ def in_parallel(n, functions, todo):
 def jobs_count(v):
     "How many processes `v` asks for"
     n = count('jobs', v)
-    if n > 1 and multiprocessing.current_process().daemon:
-        raise ValueError(f'Invalid jobs: {v!r}, a process of a multiprocessing.Pool may not start others: it must be 1 there')
+    if n > 1 and multiprocessing.parent_process():
+        raise ValueError(f'Invalid jobs: {v!r}, it must be 1 in a process that was started by multiprocessing')
     return n
 
 # %% ../../nbs/compare/05_processes.ipynb #3cb7ef33

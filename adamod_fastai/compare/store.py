@@ -5,7 +5,7 @@
 # %% ../../nbs/compare/04_store.ipynb #c6506411
 from __future__ import annotations
 
-import json, os
+import json, os, re
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,8 @@ def from_json(path):
     numbers = lambda l: np.array(l, float).tolist()
     try:
         run = json.loads(path.read_text(encoding='utf-8'))
-        run['losses'],run['made']['losses'] = numbers(run['losses']),numbers(run['made']['losses'])
+        run['losses'] = numbers(run['losses'])
+        run['made'].update({k: numbers(run['made'][k]) for k in ('losses','metrics')})
         for o in (*settings,'metrics'): run[o]
         return run
     except (ValueError,TypeError,LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
@@ -70,7 +71,8 @@ class Store:
 
     def paths(self):
         "The files of the runs, the oldest first"
-        return sorted(self.runs.glob('[!.]*.json'), key=lambda o: (o.stat().st_mtime_ns, o.name))
+        files = [o for o in self.runs.iterdir() if re.fullmatch(r'[0-9a-f]{12}-[0-9a-f]{12}\.json', o.name)]
+        return sorted(files, key=lambda o: (o.stat().st_mtime_ns, o.name))
 
     def alike(self, run):
         "The runs with the settings of `run`, the newest first"
