@@ -67,7 +67,7 @@ def split_tasks(text):
     res = []
     for o in map(str.strip, text.split(',')):
         joined = f'{res[-1]},{o}' if res else ''
-        if joined and res[-1] not in tasks and Path(joined.rpartition(':')[0]).expanduser().is_file(): res[-1] = joined
+        if joined and ':' not in res[-1] and Path(joined.rpartition(':')[0]).expanduser().is_file(): res[-1] = joined
         else: res.append(o)
     return list(dict.fromkeys(res))
 
@@ -109,15 +109,19 @@ def parser():
     add('out', 'adamod-compare', 'results folder; finished runs found there are not repeated')
     return p
 
-# %% ../../nbs/compare/09_command.ipynb #b71bdbc3
+# %% ../../nbs/compare/09_command.ipynb #ec147e0a
+def say(text):
+    print(text)
+    if hasattr(sys.stdout, 'flush'): sys.stdout.flush() # so that one sees it now, and a pipe that has closed here
+
 def show_task(spec, comparison, store, args):
     "Print the table of a task: what to draw"
     df = store.select(comparison.grid)
     metric = metric_of(df, args.metric)
     epochs = f'{comparison.n_epoch} epochs' if comparison.n_epoch > 1 else '1 epoch'
     what = what_of(df.seed.nunique(), 'seed')
-    print(f'{spec}, {comparison.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
-    print(compare_table(df, metric, lower=args.lower).to_string() + '\n', flush=True)
+    say(f'{spec}, {comparison.schedule}, {epochs}: {metric}, {what}, * best of each learning rate\n')
+    say(compare_table(df, metric, lower=args.lower).to_string() + '\n')
     return df,metric,args.lower,store.out/file_name(spec)
 
 def compare_tasks(args, out, jobs, comparisons):
@@ -128,7 +132,7 @@ def compare_tasks(args, out, jobs, comparisons):
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')
     todo = [show_task(spec, o, store, args) for spec,o in comparisons.items()]
     plots = [path for o in todo for path in draw(*o)]
-    print('Wrote', ', '.join(os.path.join(args.out, os.path.basename(o)) for o in ('results.csv','losses.csv',*plots)), flush=True)
+    say('Wrote ' + ', '.join(os.path.join(args.out, os.path.basename(o)) for o in ('results.csv','losses.csv',*plots)))
 
 def run(args):
     "Do what the arguments `args` of the command ask for"

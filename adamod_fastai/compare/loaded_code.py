@@ -60,6 +60,10 @@ def of_tensor(o):
 
 def of_array(o): return digest(f'{o.dtype} {o.shape}', np.ascontiguousarray(o).reshape(-1).view(np.uint8).data)
 
+def has(o, k):
+    "Has `o` the attribute `k` itself, made by no `__getattr__`?"
+    return hasattr(type(o), k) or k in getattr(o, '__dict__', ())
+
 def inside(o):
     "What there is in the value `o`"
     if isinstance(o, pd.DataFrame): return [o.index.to_numpy(), *((k,v.to_numpy()) for k,v in o.items())]
@@ -69,13 +73,13 @@ def inside(o):
     if isinstance(o, (set,frozenset)): return sorted(o, key=repr)
     if isinstance(o, (list,tuple,L)): return o
     if isinstance(o, CodeType): return [getattr(o, k, None) for k in of_code]
-    held = [type(o), getattr(o, '__qualname__', None), *(getattr(o, k) for k in function_in if hasattr(o, k))]
+    held = [type(o), getattr(o, '__qualname__', None), *(getattr(o, k) for k in function_in if has(o, k))]
     if isinstance(o, trained_kinds) or not (isinstance(o, (Namespace,SimpleNamespace,Dataset)) or is_own(type(o))): return held
     return [*held, state(o)]
 
 def state(o):
     "What pickle would keep of the object `o`"
-    return o.__getstate__() if hasattr(o, '__getstate__') else vars(o) # Python 3.10 has it only where one defines it
+    return o.__getstate__() if hasattr(type(o), '__getstate__') else vars(o) # Python 3.10 has it only where one defines it
 
 # %% ../../nbs/compare/02_loaded_code.ipynb #859d0c13
 def all_code(code):
@@ -99,7 +103,7 @@ def cell_contents(c):
 def functions_in(o):
     "The functions that the function or class `o` is or has"
     held = vars(o).values() if isinstance(o, type) else [o]
-    held = [next((getattr(v, k) for k in ('__func__','fget','__wrapped__') if hasattr(v, k)), v) for v in held]
+    held = [next((getattr(v, k) for k in ('__func__','fget','__wrapped__') if has(v, k)), v) for v in held]
     return [v for v in held if isinstance(v, FunctionType)]
 
 def module_of(o):
@@ -110,7 +114,7 @@ def module_of(o):
 class LoadedCode:
     "A hash of each function, class and module of your own that `roots` consist of, by name, in `parts`; that of `roots` in `values`"
     def __init__(self, *roots):
-        self.texts,self.todo,done,res = {},[],{},{}
+        self.texts,self.todo,self.names,done,res = {},[],set(),{},{}
         self.values = digest(self.text(roots))
         while self.todo:
             o = self.todo.pop()
@@ -149,11 +153,13 @@ class LoadedCode:
         if m.__name__ == '__main__': return []
         there = list(vars(m).values())
         code = [f.__code__ for o in there if module_of(o) is m and not isinstance(o, ModuleType) for f in functions_in(o)]
+        self.names.update(*map(names_in, code))
         return [code, [o for o in map(module_of, there) if o is not None and o is not m and is_own(o)]]
 
     def named(self, f):
         "What the global names in the function `f` stand for, and those of your modules that it names"
         names,there = names_in(f.__code__),f.__globals__
+        self.names |= names
         res = {k: there[k] for k in sorted(globals_in(f.__code__) & there.keys())}
         todo = [*res.values(), *(m for k,m in self.modules.items() if k.rpartition('.')[2] in names)] # which it may import itself
         for m in todo:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io, multiprocessing, os, pickle, signal, socket, sys, threading, time, traceback
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import FunctionType, ModuleType
 from unittest.mock import patch
 
@@ -22,38 +22,42 @@ from .train import train_once
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/compare/05_processes.ipynb #eac08759
-def can_send(v):
-    "Can the value `v` of a module be pickled?"
-    if isinstance(v, (FunctionType,type,ModuleType)): return True
-    for dumps in pickle.dumps,to_bytes:
-        try: return bool(dumps(v))
-        except Exception: continue
-    return False
-
+# %% ../../nbs/compare/05_processes.ipynb #58e98b9b
+Cached = type(lru_cache(len))
 def cached(f, parameters): return lru_cache(**parameters)(f)
 
 class Sender(cloudpickle.Pickler):
-    "Pickles your modules, and cached functions, by what is in them"
+    "Pickles your modules by what `names` name in them, and cached functions by the function"
+    def __init__(self, file, names):
+        super().__init__(file)
+        self.names = names
+
     def reducer_override(self, o):
         if isinstance(o, ModuleType) and o.__name__ in own_modules(): return ModuleType,(o.__name__,),self.content(o)
-        if hasattr(o, 'cache_parameters'): return cached,(o.__wrapped__,o.cache_parameters())
+        if isinstance(o, Cached): return cached,(o.__wrapped__,o.cache_parameters())
         return super().reducer_override(o)
 
     def content(self, m):
-        there = {k: v for k,v in vars(m).items() if not k.startswith('__') or k in ('__name__','__file__','__path__','__package__')}
-        return {k: v for k,v in there.items() if can_send(v)}
+        names = self.names | {'__file__','__path__','__package__'}
+        return {k: v for k,v in vars(m).items() if k in names and self.can_send(v)}
 
-def to_bytes(o):
+    def can_send(self, v):
+        if isinstance(v, (FunctionType,type,ModuleType)): return True
+        for dumps in pickle.dumps,partial(to_bytes, names=self.names):
+            try: return bool(dumps(v))
+            except Exception: continue
+        return False
+
+def to_bytes(o, names):
     with io.BytesIO() as f:
-        Sender(f).dump(o)
+        Sender(f, names).dump(o)
         return f.getvalue()
 
 def to_send(functions):
     "`functions` and the modules of your own that they use, as bytes"
-    own = own_modules()
+    own,code = own_modules(),LoadedCode(functions)
     for o in own.values(): cloudpickle.register_pickle_by_value(o)
-    try: return to_bytes(({m.__name__: m for m in LoadedCode(functions).reached}, functions))
+    try: return to_bytes(({m.__name__: m for m in code.reached}, functions), code.names)
     except Exception as e: raise ValueError(f'Invalid get_learner: it cannot be pickled for another process: {e}') from e
     finally:
         for o in own.values(): cloudpickle.unregister_pickle_by_value(o)
