@@ -225,6 +225,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'adamod_fastai/compare/loaded_code.py'),
                                                    'adamod_fastai.compare.loaded_code.LoadedCode.__init__': ( 'compare/loaded_code.html#loadedcode.__init__',
                                                                                                               'adamod_fastai/compare/loaded_code.py'),
+                                                   'adamod_fastai.compare.loaded_code.LoadedCode.consists_of': ( 'compare/loaded_code.html#loadedcode.consists_of',
+                                                                                                                 'adamod_fastai/compare/loaded_code.py'),
                                                    'adamod_fastai.compare.loaded_code.LoadedCode.modules': ( 'compare/loaded_code.html#loadedcode.modules',
                                                                                                              'adamod_fastai/compare/loaded_code.py'),
                                                    'adamod_fastai.compare.loaded_code.LoadedCode.named': ( 'compare/loaded_code.html#loadedcode.named',

@@ -1,5 +1,5 @@
 "Small comparisons that several tests share"
-import csv, json, multiprocessing, os, subprocess, sys
+import csv, json, multiprocessing, os, subprocess, sys, time
 from pathlib import Path
 
 import torch
@@ -28,7 +28,8 @@ class Tiny:
     def __getstate__(self): return dict(made=[], stop=None, dls=None) # what it made so far is no part of what identifies a run
     def __call__(self, opt_func):
         model = torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1))
-        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=Runs(self.made, self.stop))
+        cbs = Runs(self.made, self.stop)
+        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=cbs)
 
 def tiny_dls():
     x = torch.linspace(-1, 1, 3*8*N_BATCHES).view(-1,3).sin()
@@ -40,7 +41,8 @@ def rows(path):
 
 def runs(out):
     "What is stored in the folder `out`, the oldest first"
-    return [json.loads(o.read_text(encoding='utf-8')) for o in sorted((Path(out)/'runs').glob('*.json'), key=lambda o: o.stat().st_mtime_ns)]
+    files = sorted((Path(out)/'runs').glob('*.json'), key=lambda o: o.stat().st_mtime_ns)
+    return [json.loads(o.read_text(encoding='utf-8')) for o in files]
 
 grid = dict(opts=['Adam','SGD'], lrs=[1e-2,1e-1], seeds=2, n_epoch=1)
 
@@ -52,3 +54,12 @@ env = {**{k:v for k,v in os.environ.items() if k not in ('DISPLAY','MPLBACKEND')
 command = [sys.executable, '-c', 'from adamod_fastai.compare import main; main()']
 
 def run(args, cwd): return subprocess.run(command+args, cwd=cwd, env=env, capture_output=True, text=True, encoding='utf-8', timeout=300)
+
+def ended(group, seconds=10):
+    "Is no process of the process `group` left, at the latest some seconds after it was ended?"
+    until = time.time()+seconds
+    while time.time() < until:
+        try: os.killpg(group, 0)
+        except ProcessLookupError: return True
+        time.sleep(0.1)
+    return False

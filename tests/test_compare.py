@@ -59,6 +59,10 @@ def test_plot_losses_at_a_rate():
     with pytest.raises(ValueError, match='Invalid lr: 5'): plot_losses(frame(), lr=5)
     plt.close('all')
 
+def test_losses_that_are_not_there_are_said_where_they_are():
+    with pytest.raises(ValueError, match="^Invalid df: it has no column 'losses'; .* losses.csv"):
+        plot_losses(frame().drop(columns='losses'))
+
 # What is where
 
 def test_all_has_what_a_user_types():

@@ -9,7 +9,7 @@ from fastai.metrics import ValueMetric
 
 from adamod_fastai.compare import compare
 from adamod_fastai.compare.tasks import digits_learner
-from comparisons import N_BATCHES, Tiny, children, command, env, grid, rows, run, runs, tiny
+from comparisons import N_BATCHES, Tiny, children, command, ended, env, grid, rows, run, runs, tiny
 
 # --- in parallel
 
@@ -132,7 +132,8 @@ def test_the_runs_that_were_going_on_as_a_process_died_are_named(tmp_path):
                 time.sleep(60)
             while not (tmp_path/'waiting').exists(): time.sleep(0.01)
             os.kill(os.getpid(), 9)
-    with pytest.raises(ChildProcessError, match='^A process died in one of the runs tiny: Adam, lr 0.2, seed 0; tiny: Adam, lr 0.3, seed 0$'):
+    both = 'tiny: Adam, lr 0.2, seed 0; tiny: Adam, lr 0.3, seed 0'
+    with pytest.raises(ChildProcessError, match=f'^A process died in one of the runs {both}$'):
         compare(Tiny(), 'Adam', [.2,.3,.4], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
     assert not children()
 
@@ -234,12 +235,7 @@ def test_whatever_ends_it_no_process_is_left_and_what_is_done_is_kept(tmp_path, 
     p.send_signal(sig)
     p.communicate(timeout=30) # its workers have its output too
     assert p.returncode != 0
-    until = time.time()+10
-    while time.time() < until:
-        try: os.killpg(p.pid, 0)
-        except ProcessLookupError: break
-        time.sleep(0.1)
-    with pytest.raises(ProcessLookupError): os.killpg(p.pid, 0)
+    assert ended(p.pid)
     assert len(runs(tmp_path/'out'))==2
 
 # --- Dask, with a scheduler and workers of their own

@@ -79,12 +79,13 @@ class Scaled(nn.Module):
     def forward(self, x): return self.layer(scale(x))
 """
 
+of_dls = 'def get_learner(opt_func):\n    learn = tiny(opt_func)\n    learn.dls = dls\n    return learn'
+
 def test_data_loaders_that_are_rebuilt_with_another_batch_size(tmp_path):
-    cells = 'dls = tiny_dls()','def get_learner(opt_func):\n    learn = tiny(opt_func)\n    learn.dls = dls\n    return learn'
-    is_seen(tmp_path, cells, 'dls = tiny_dls()\ndls = DataLoaders(*(o.new(bs=4) for o in dls.loaders))')
+    is_seen(tmp_path, ['dls = tiny_dls()', of_dls], 'dls = tiny_dls()\ndls = DataLoaders(*(o.new(bs=4) for o in dls.loaders))')
 
 def test_a_table_never_mixes_two_batch_sizes(tmp_path):
-    nb = Cells(tmp_path).run('dls = tiny_dls()','def get_learner(opt_func):\n    learn = tiny(opt_func)\n    learn.dls = dls\n    return learn')
+    nb = Cells(tmp_path).run('dls = tiny_dls()', of_dls)
     nb.mae()
     nb.run('dls = DataLoaders(*(o.new(bs=4) for o in tiny_dls().loaders))')
     more = dict(lrs=[0.1,0.2], seeds=2)
@@ -105,9 +106,8 @@ def module(tmp_path, monkeypatch):
 
 def test_a_setting_of_a_module(tmp_path, module):
     module('my_cfg', 'bs = 8\n')
-    is_seen(tmp_path/'out', ['import my_cfg\ndef get_learner(opt_func): return tiny(opt_func, my_cfg.bs)'.replace('tiny(opt_func, my_cfg.bs)', 'sized(opt_func)'),
-            'def sized(opt_func):\n    learn = tiny(opt_func)\n    learn.dls = DataLoaders(*(o.new(bs=my_cfg.bs) for o in learn.dls.loaders))\n    return learn'],
-            'my_cfg.bs = 4')
+    sized = of_dls.replace('= dls', '= DataLoaders(*(o.new(bs=my_cfg.bs) for o in learn.dls.loaders))')
+    is_seen(tmp_path/'out', ['import my_cfg', sized], 'my_cfg.bs = 4')
 
 def test_a_helper_that_is_edited_and_loaded_again(tmp_path, module):
     text = 'from fastai.basics import *\nfrom comparisons import *\n'+model
@@ -163,8 +163,8 @@ def test_a_file_that_is_edited_between_its_import_and_the_comparison(tmp_path):
     text = 'from fastai.basics import *\nfrom comparisons import *\n'+model
     (tmp_path/'my_model.py').write_text(text.format(1))
     def run(edit=''):
-        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', process, str(tmp_path), str(Path(__file__).parent), edit], cwd=tmp_path,
-                             capture_output=True, text=True)
+        args = [sys.executable, '-W', 'ignore', '-c', process, str(tmp_path), str(Path(__file__).parent), edit]
+        res = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True)
         kept,fresh = res.stdout.split()
         assert kept==fresh
         return kept
@@ -194,25 +194,34 @@ def test_a_patch_of_fastai_that_acts_late(tmp_path):
     del Learner.factor
 
 # what a late callback may have its number from: how it is written, and how it is then changed
-numbers = {'a global': (['N = 1'], 'N', 'N = 2'), 'a list': (['l = [1,[1]]'], 'l[1][0]', 'l = [1,[2]]'), 'a dict': (['cfg = dict(n=1)'], "cfg['n']", 'cfg = dict(n=2)'),
+numbers = {'a global': (['N = 1'], 'N', 'N = 2'), 'a list': (['l = [1,[1]]'], 'l[1][0]', 'l = [1,[2]]'),
+    'a dict': (['cfg = dict(n=1)'], "cfg['n']", 'cfg = dict(n=2)'),
     'a dict that is changed': (['cfg = dict(n=1)'], "cfg['n']", "cfg['n'] = 2"),
-    'a namespace': (['cfg = SimpleNamespace(n=1)'], 'cfg.n', 'cfg.n = 2'), 'of argparse': (['cfg = Namespace(n=1)'], 'cfg.n', 'cfg.n = 2'),
-    'a class of settings': (['class CFG: n = 1'], 'CFG.n', 'class CFG: n = 2'), 'one that is changed': (['class CFG: n = 1'], 'CFG.n', 'CFG.n = 2'),
+    'a namespace': (['cfg = SimpleNamespace(n=1)'], 'cfg.n', 'cfg.n = 2'),
+    'of argparse': (['cfg = Namespace(n=1)'], 'cfg.n', 'cfg.n = 2'),
+    'a class of settings': (['class CFG: n = 1'], 'CFG.n', 'class CFG: n = 2'),
+    'one that is changed': (['class CFG: n = 1'], 'CFG.n', 'CFG.n = 2'),
     'a dataclass': (['@dataclass\nclass C:\n    n: int = 1'], 'C().n', '@dataclass\nclass C:\n    n: int = 2'),
-    'a default': (['def f(n=1): return n'], 'f()', 'def f(n=2): return n'), 'a keyword': (['def f(*, n=1): return n'], 'f()', 'def f(*, n=2): return n'),
+    'a default': (['def f(n=1): return n'], 'f()', 'def f(n=2): return n'),
+    'a keyword': (['def f(*, n=1): return n'], 'f()', 'def f(*, n=2): return n'),
     'a helper of a helper': (['def g(): return 1', 'def f(): return g()'], 'f()', 'def g(): return 2'),
     'a cached function': (['@lru_cache(None)\ndef f(): return 1'], 'f()', '@lru_cache(None)\ndef f(): return 2'),
-    'a static method': (['class M:\n    @staticmethod\n    def f(): return 1'], 'M.f()', 'class M:\n    @staticmethod\n    def f(): return 2'),
+    'a static method': (['class M:\n    @staticmethod\n    def f(): return 1'], 'M.f()',
+                        'class M:\n    @staticmethod\n    def f(): return 2'),
     'a property': (['N = 1', 'class M:\n    @property\n    def f(self): return N'], 'M().f', 'N = 2'),
-    'an array': (['x = np.ones(3)'], 'float(x[0])', 'x = np.ones(3)*2'), 'a tensor': (['x = torch.ones(3)'], 'x[0]', 'x = torch.ones(3)*2'),
+    'an array': (['x = np.ones(3)'], 'float(x[0])', 'x = np.ones(3)*2'),
+    'a tensor': (['x = torch.ones(3)'], 'x[0]', 'x = torch.ones(3)*2'),
     'an array of objects': (['x = np.array([1,"a"], dtype=object)'], 'x[0]', 'x = np.array([2,"a"], dtype=object)'),
     'a data frame': (['df = pd.DataFrame(dict(a=[1]))'], 'int(df.a[0])', 'df = pd.DataFrame(dict(a=[2]))'),
     'an object of mine': (['class C:\n    def __init__(self, n): self.n = n', 'c = C(1)'], 'c.n', 'c = C(2)'),
     'a list of functions': (['def f(): return 1', 'fs = [f]'], 'fs[0]()', 'def f(): return 2\nfs = [f]'),
     'a partial': (['def f(n): return n', 'p = partial(f, 1)'], 'p()', 'p = partial(f, 2)'),
-    'a method of an object': (['class C:\n    def __init__(self, n): self.n = n\n    def f(self): return self.n', 'm = C(1).f'], 'm()', 'm = C(2).f'),
-    "a function's attribute": (['def f(): return f.n', 'f.n = 1'], 'f()', 'f.n = 2'), 'a lambda': (['f = lambda: 1'], 'f()', 'f = lambda: 2'),
-    'a path': (['p = Path("1")'], 'int(p.name)', 'p = Path("2")'), 'a base class': (['class A: n = 1', 'class B(A): pass'], 'B.n', 'A.n = 2'),
+    'a method of an object': (['class C:\n    def __init__(self, n): self.n = n\n    def f(self): return self.n', 'm = C(1).f'],
+                              'm()', 'm = C(2).f'),
+    "a function's attribute": (['def f(): return f.n', 'f.n = 1'], 'f()', 'f.n = 2'),
+    'a lambda': (['f = lambda: 1'], 'f()', 'f = lambda: 2'),
+    'a path': (['p = Path("1")'], 'int(p.name)', 'p = Path("2")'),
+    'a base class': (['class A: n = 1', 'class B(A): pass'], 'B.n', 'A.n = 2'),
     'deep inside': (['N = 1'], '[(lambda: N)() for _ in range(2)][1]', 'N = 2'), 'a set': (['s = {1}'], 'max(s)', 's = {2}'),
     'an enum': (['class E(Enum): n = 1'], 'E.n.value', 'class E(Enum): n = 2')}
 
@@ -299,7 +308,8 @@ compare(get_learner, 'Adam', 0.1, seeds=SEEDS, n_epoch=1, out='out')
 @pytest.mark.slow
 def test_more_seeds_in_a_script_find_the_runs_and_a_changed_argument_does_not(tmp_path):
     "In a new process each time, in which sets have another order"
-    for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,"Found 1 of 2 runs in 'out'"), (2,4,4,'2 stored runs are not reused, as these differ: get_learner()')]:
+    differ = '2 stored runs are not reused, as these differ: get_learner()'
+    for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,"Found 1 of 2 runs in 'out'"), (2,4,4,differ)]:
         (tmp_path/'mine.py').write_text(script.replace('SEEDS', str(seeds)))
         res = subprocess.run([sys.executable, '-W', 'ignore', 'mine.py', str(hidden)], cwd=tmp_path, capture_output=True, text=True,
                              env={**os.environ, 'PYTHONPATH': f'{Path(__file__).parent}:{os.environ.get("PYTHONPATH", "")}'})
@@ -338,7 +348,8 @@ def test_what_is_installed_goes_by_its_version(tmp_path):
     from adamod_fastai.compare.tasks import digits_learner
     compare(partial(digits_learner, bs=32), {'mine': partial(AdaMod, len_memory=10)}, 0.1, seeds=1, n_epoch=1, out=tmp_path)
     file, = (tmp_path/'runs').glob('*.json')
-    assert set(json.loads(file.read_text())['made']) == {'adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses','metrics'}
+    assert set(json.loads(file.read_text())['made']) == \
+        {'adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses','metrics'}
 
 # --- what is said
 
@@ -350,7 +361,8 @@ def test_what_has_changed_is_said(tmp_path, capfd):
         nb.run(*cells).mae()
         return capfd.readouterr().err.strip().partition('differ: ')[2].split(', ')
     assert told(late.format(2)) == ['Late.before_batch()','first losses','first metrics']
-    assert told('old_dls = tiny_dls\ndef tiny_dls(): return DataLoaders(*(o.new(bs=4) for o in old_dls().loaders))')[:1] == ['data']
+    smaller = 'old_dls = tiny_dls\ndef tiny_dls(): return DataLoaders(*(o.new(bs=4) for o in old_dls().loaders))'
+    assert told(smaller)[:1] == ['data']
     assert told(scaled.replace('Scaled()', 'Scaled().double().float()').replace('tiny_dls()', 'old_dls()')) [:2] == ['data','get_learner()']
 
 def test_a_task_that_comes_out_otherwise_each_time_is_told_so(tmp_path, capfd):
@@ -399,15 +411,16 @@ def test_a_broken_task_is_told_before_any_process_starts(tmp_path, monkeypatch):
     with pytest.raises(IndexError, match='of mine') as e: compare(broken, 'Adam', [.1,.2], jobs=2, out=tmp_path)
     assert 'broken' in [o.name for o in e.traceback] and stored(tmp_path)==0
 
-@pytest.mark.parametrize('metric,value', [(lambda p,t: (p-t).abs().detach().numpy(), 'ndarray'), (lambda p,t: 'good', 'good'), (lambda p,t: None, 'None')])
+@pytest.mark.parametrize('metric', [lambda p,t: (p-t).abs().detach().numpy(), lambda p,t: 'good', lambda p,t: None])
 @pytest.mark.parametrize('jobs', [None,2])
-def test_a_metric_that_is_no_number_is_named(tmp_path, metric, value, jobs):
+def test_a_metric_that_is_no_number_is_named(tmp_path, metric, jobs):
     def odd(p, t): return metric(p, t)
     def get_learner(opt_func):
         learn = tiny(opt_func)
         learn.metrics = odd
         return learn
-    with pytest.raises(ValueError, match="^Invalid get_learner: .*metric 'odd'.* number"): compare(get_learner, **once, jobs=jobs, out=tmp_path)
+    with pytest.raises(ValueError, match="^Invalid get_learner: .*metric 'odd'.* number"):
+        compare(get_learner, **once, jobs=jobs, out=tmp_path)
     assert stored(tmp_path)==0
 
 def test_a_metric_may_fail_on_one_batch(tmp_path):

@@ -212,7 +212,8 @@ class SeeMemory(Callback):
     order = 70
     def __init__(self, lengths): self.lengths = lengths
     def after_step(self):
-        if self.epoch==self.train_iter==0 and not hasattr(self.learn, 'first_batches'): self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
+        if hasattr(self.learn, 'first_batches'): return # a trial
+        if self.epoch==self.train_iter==0: self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
 
 @pytest.mark.parametrize('warmup', [0.25,0.5])
 def test_warmup_rises_linearly_and_stays(warmup):
@@ -315,3 +316,18 @@ def test_a_function_may_look_at_the_name_of_its_opt_func():
         return Tiny()(opt_func)
     compare(get_learner, 'Adam', 0.1, seeds=1, n_epoch=1)
     assert set(names) == {'Adam'}
+
+# --- interrupted
+
+@pytest.mark.parametrize('out', [None,'res'])
+def test_interrupted_in_a_notebook_hands_back_what_is_done(tmp_path, monkeypatch, capfd, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('adamod_fastai.compare.sweep.IN_NOTEBOOK', True)
+    df = compare(Tiny(stop=3), **grid, out=out)
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert len(df)==3 and err.startswith('Interrupted: 3 of 8 runs are done') and ('out=' in err) == (out is None)
+    assert compare_table(df).shape == (2,2)
+
+def test_interrupted_elsewhere_says_how_to_keep_it():
+    with pytest.raises(KeyboardInterrupt, match='^3 of 8 runs are done, and not kept: with out=') as e: compare(Tiny(stop=3), **grid)
+    assert e.value.__suppress_context__

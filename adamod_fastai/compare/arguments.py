@@ -69,7 +69,8 @@ def averaging_lengths(v):
 
 def warmups(v, schedule):
     res = numbers('warmup', v, lambda o: 0 <= o < 1, 'a fraction of the run, in [0,1)')
-    if any(res) and schedule != 'flat': raise ValueError(f"Invalid warmup: {v!r}, it goes with the schedule 'flat', not {schedule!r}")
+    if any(res) and schedule != 'flat':
+        raise ValueError(f"Invalid warmup: {v!r}, it goes with the schedule 'flat', not {schedule!r}")
     return res
 
 def optimizers(v):
@@ -78,7 +79,8 @@ def optimizers(v):
     res = v if isinstance(v, dict) else {}
     if res is not v:
         for o in L(v):
-            name,f = (o,known_opts[one_of('opts', o, known_opts)]) if isinstance(o, str) else (name_of(o),o)
+            if isinstance(o, str): name,f = o,known_opts[one_of('opts', o, known_opts)]
+            else: name,f = name_of(o),o
             if res.setdefault(name, f) is not f: raise ValueError(f'Invalid opts: two optimizers are named {name!r}, pass a dict of names')
     for k,f in res.items():
         if not isinstance(k, str): raise ValueError(f'Invalid opts: {k!r}, a name must be text')

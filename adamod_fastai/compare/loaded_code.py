@@ -28,16 +28,20 @@ __all__ = []
 # %% ../../nbs/compare/02_loaded_code.ipynb #eaa1ffa2
 def is_own(o):
     "Is the function, class or module `o` your own?"
-    name = (o.__name__ if isinstance(o, ModuleType) else o.__module__) or 'builtins'
-    top,module = name.partition('.')[0],o if isinstance(o, ModuleType) else sys.modules.get(name)
+    name,module = o.__name__,o
+    if not isinstance(o, ModuleType):
+        name = o.__module__ or 'builtins'
+        module = sys.modules.get(name)
     if name == '__main__' or module is None: return True # a script, a notebook, or made by a program
+    top = name.partition('.')[0]
+    if top in sys.stdlib_module_names or top == 'adamod_fastai': return False
     path = getattr(module, '__file__', None) or ''
-    if top in sys.stdlib_module_names or top == 'adamod_fastai' or not path.endswith('.py'): return False
-    return not re.search(r'[\\/](site|dist)-packages[\\/]', path)
+    return path.endswith('.py') and not re.search(r'[\\/](site|dist)-packages[\\/]', path)
 
 def own_modules():
     "Your modules that are loaded, by name"
-    return {k: m for k,m in sorted(sys.modules.items()) if isinstance(m, ModuleType) and k == m.__name__ != '__main__' and is_own(m)}
+    modules = {k: m for k,m in sorted(sys.modules.items()) if isinstance(m, ModuleType) and k == m.__name__}
+    return {k: m for k,m in modules.items() if k != '__main__' and is_own(m)}
 
 # %% ../../nbs/compare/02_loaded_code.ipynb #bedf9233
 exact = bool,int,float,complex,str,bytes,type(None),type(...),range,slice,Enum,PurePath,np.generic,torch.dtype,torch.device
@@ -56,9 +60,13 @@ def of_tensor(o):
     head = f'{o.dtype} {o.layout} {o.device.type} {list(o.shape)}'
     if o.is_meta or o.is_quantized: return digest(head)
     if o.layout != torch.strided: o = o.to_dense()
-    return digest(head, o.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    o = o.detach().cpu().resolve_conj().resolve_neg()
+    return digest(head, o.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
-def of_array(o): return digest(f'{o.dtype} {o.shape}', np.ascontiguousarray(o).reshape(-1).view(np.uint8).data)
+def of_array(o):
+    "A hash of the array `o`, to the last bit"
+    data = np.ascontiguousarray(o).reshape(-1)
+    return digest(f'{o.dtype} {o.shape}', data.view(np.uint8).data)
 
 def has(o, k):
     "Has `o` the attribute `k` itself, made by no `__getattr__`?"
@@ -73,13 +81,16 @@ def inside(o):
     if isinstance(o, (set,frozenset)): return sorted(o, key=repr)
     if isinstance(o, (list,tuple,L)): return o
     if isinstance(o, CodeType): return [getattr(o, k, None) for k in of_code]
-    held = [type(o), getattr(o, '__qualname__', None), *(getattr(o, k) for k in function_in if has(o, k))]
-    if isinstance(o, trained_kinds) or not (isinstance(o, (Namespace,SimpleNamespace,Dataset)) or is_own(type(o))): return held
-    return [*held, state(o)]
+    held = [type(o), getattr(o, '__qualname__', None)]
+    held += [getattr(o, k) for k in function_in if has(o, k)]
+    if isinstance(o, trained_kinds): return held
+    if isinstance(o, (Namespace,SimpleNamespace,Dataset)) or is_own(type(o)): held.append(state(o))
+    return held
 
 def state(o):
     "What pickle would keep of the object `o`"
-    return o.__getstate__() if hasattr(type(o), '__getstate__') else vars(o) # Python 3.10 has it only where one defines it
+    if hasattr(type(o), '__getstate__'): return o.__getstate__()
+    return vars(o) # Python 3.10 has the other only where one defines it
 
 # %% ../../nbs/compare/02_loaded_code.ipynb #859d0c13
 def all_code(code):
@@ -89,12 +100,13 @@ def all_code(code):
 def names_in(code): return {k for c in all_code(code) for k in c.co_names}
 
 def globals_in(code):
-    return {i.argval for c in all_code(code) for i in get_instructions(c) if 'LOAD_NAME' == i.opname or 'GLOBAL' in i.opname}
+    found = [i for c in all_code(code) for i in get_instructions(c)]
+    return {i.argval for i in found if i.opname == 'LOAD_NAME' or 'GLOBAL' in i.opname}
 
 def label(o):
     "What to call the function, class or module `o`: a module of your own by its file, wherever that is"
-    if isinstance(o, ModuleType): return PurePath(getattr(o, '__file__', None) or o.__name__).stem if is_own(o) else o.__name__
-    return o.__qualname__ if is_own(o) else f'{o.__module__}.{o.__qualname__}'
+    if not isinstance(o, ModuleType): return o.__qualname__ if is_own(o) else f'{o.__module__}.{o.__qualname__}'
+    return PurePath(o.__file__).stem if is_own(o) and getattr(o, '__file__', None) else o.__name__
 
 def cell_contents(c):
     try: return c.cell_contents
@@ -102,13 +114,17 @@ def cell_contents(c):
 
 def functions_in(o):
     "The functions that the function or class `o` is or has"
+    def unwrapped(v):
+        for k in '__func__','fget','__wrapped__':
+            if has(v, k): return getattr(v, k)
+        return v
     held = vars(o).values() if isinstance(o, type) else [o]
-    held = [next((getattr(v, k) for k in ('__func__','fget','__wrapped__') if has(v, k)), v) for v in held]
-    return [v for v in held if isinstance(v, FunctionType)]
+    return [v for v in map(unwrapped, held) if isinstance(v, FunctionType)]
 
 def module_of(o):
+    if isinstance(o, ModuleType): return o
     name = getattr(o, '__module__', None)
-    return o if isinstance(o, ModuleType) else sys.modules.get(name) if isinstance(name, str) else None
+    return sys.modules.get(name) if isinstance(name, str) else None
 
 # %% ../../nbs/compare/02_loaded_code.ipynb #9458e21d
 class LoadedCode:
@@ -120,8 +136,7 @@ class LoadedCode:
             o = self.todo.pop()
             if id(o) in done or not is_own(o): continue
             done[id(o)] = o
-            part = self.of_function if isinstance(o, FunctionType) else self.of_class if isinstance(o, type) else self.of_module
-            res.setdefault(label(o), []).append(digest(self.text(part(o))))
+            res.setdefault(label(o), []).append(digest(self.text(self.consists_of(o))))
         self.reached = [o for o in done.values() if isinstance(o, ModuleType)]
         self.parts = {k: digest(*sorted(v)) for k,v in sorted(res.items())}
 
@@ -138,32 +153,43 @@ class LoadedCode:
         if isinstance(o, np.ndarray) and o.dtype != object: return of_array(o)
         if id(o) not in self.texts:
             self.texts[id(o)] = o,'...' # where it is in itself
-            text = f'{type(o).__name__}({", ".join(filter(None, map(self.text, inside(o))))})'
+            parts = filter(None, map(self.text, inside(o)))
+            text = f'{type(o).__name__}({", ".join(parts)})'
             self.texts[id(o)] = o,'' if isinstance(o, trained_kinds) else text
         return self.texts[id(o)][1]
+
+    def consists_of(self, o):
+        if isinstance(o, FunctionType): return self.of_function(o)
+        if isinstance(o, type): return self.of_class(o)
+        return self.of_module(o)
 
     def of_function(self, f):
         held = [cell_contents(c) for c in f.__closure__ or ()]
         return [f.__code__, f.__defaults__, f.__kwdefaults__, held, vars(f), self.named(f), module_of(f)]
 
     def of_class(self, o):
-        return [o.__bases__, {k:v for k,v in vars(o).items() if isinstance(v, FunctionType) or not k.startswith('__')}, module_of(o)]
+        there = {k:v for k,v in vars(o).items() if isinstance(v, FunctionType) or not k.startswith('__')}
+        return [o.__bases__, there, module_of(o)]
 
     def of_module(self, m):
         if m.__name__ == '__main__': return []
         there = list(vars(m).values())
-        code = [f.__code__ for o in there if module_of(o) is m and not isinstance(o, ModuleType) for f in functions_in(o)]
+        mine = [o for o in there if module_of(o) is m]
+        code = [f.__code__ for o in mine for f in functions_in(o)]
         self.names.update(*map(names_in, code))
-        return [code, [o for o in map(module_of, there) if o is not None and o is not m and is_own(o)]]
+        others = [o for o in map(module_of, there) if o not in (m,None)]
+        return [code, list(filter(is_own, others))]
 
     def named(self, f):
         "What the global names in the function `f` stand for, and those of your modules that it names"
         names,there = names_in(f.__code__),f.__globals__
         self.names |= names
         res = {k: there[k] for k in sorted(globals_in(f.__code__) & there.keys())}
-        todo = [*res.values(), *(m for k,m in self.modules.items() if k.rpartition('.')[2] in names)] # which it may import itself
+        imported = [m for k,m in self.modules.items() if k.rpartition('.')[2] in names] # as it may do itself
+        todo = [*res.values(), *imported]
         for m in todo:
-            if not isinstance(m, ModuleType) or m.__name__ not in self.modules: continue
+            if not isinstance(m, ModuleType): continue
+            if m.__name__ not in self.modules: continue
             used = {f'{label(m)}.{k}': vars(m)[k] for k in sorted(names & vars(m).keys())}
             todo += [o for k,o in used.items() if k not in res]
             res.update(used)

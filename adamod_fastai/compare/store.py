@@ -47,7 +47,8 @@ def frame(runs):
     runs = list(runs)
     metrics = list(dict.fromkeys(k for o in runs for k in o['metrics']))
     names = [*settings[:4], *metrics, 'seconds', 'diverged', 'loss_rise', 'batches', *settings[4:], 'losses']
-    df = pd.DataFrame([{**o, **o['metrics'], 'made': digest(json.dumps(o['made']))[:8] if o['made'] else ''} for o in runs], columns=names)
+    made = [digest(json.dumps(o['made'])) for o in runs]
+    df = pd.DataFrame([{**o, **o['metrics'], 'made': m} for o,m in zip(runs, made)], columns=names)
     return df.astype(dict.fromkeys([*metrics, 'loss_rise'], float))
 
 # %% ../../nbs/compare/04_store.ipynb #b1972769
@@ -66,7 +67,7 @@ class Store:
             self.runs.mkdir(parents=True, exist_ok=True)
         except (OSError,TypeError,RuntimeError) as e:
             why = getattr(e, 'strerror', None) or e
-            raise ValueError(f'Invalid out: {short(out)} cannot be used as a folder, {why}') from e
+            raise ValueError(f'Invalid out: {short(name or out)} cannot be used as a folder, {why}') from e
         for o in self.paths(): self.done.setdefault(o.name.partition('-')[0], []).append(o)
 
     def paths(self):

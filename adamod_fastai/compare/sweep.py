@@ -88,7 +88,8 @@ def watched(done, todo, n=1, every=30):
     left = list(todo)
     def names(): return '; '.join(map(name_of_job, left[:n]))
     if todo and (IN_NOTEBOOK or getattr(sys.stdout, 'isatty', bool)()):
-        bar = progress_bar(done, total=len(todo), leave=False, comment=names())
+        bar = progress_bar(done, total=len(todo), leave=False)
+        bar.comment = names()
         for job,res in bar:
             left.remove(job)
             bar.comment = names()
