@@ -1,4 +1,4 @@
-from .core import *
+from .base import *
 from .fused import *
 from .memory import *
 from .optimizer import *

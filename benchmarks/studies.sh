@@ -18,9 +18,7 @@ warmup() { # tutorial "Is a warm-up needed?"
     study warmup/text --task $more:text_learner --schedule flat --lrs 1e-3,3e-3,1e-2 --opts Adam --warmup 0.1,0.3,0.5
     study warmup/own-weights --task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod
 }
-switch() { # tutorial "Is there a last percent in SGD?"
-    echo switch; python benchmarks/switch.py
-}
+finish() { echo finish; python benchmarks/finish.py; } # tutorial "Does finishing with SGD gain anything?"
 rare_rows() { echo nbs/rare_rows.csv; python benchmarks/rare_rows.py; } # page "Where does it work?"
 memory_digits()   { for o in flat one_cycle; do study memory/digits   --task digits   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5; done; }
 memory_cancer()   { for o in flat one_cycle; do study memory/cancer   --task $more:cancer_learner   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5 --epochs 8; done; }
@@ -33,4 +31,4 @@ memory_text() {
 rates()   { study rates/digits --task digits --lrs 1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1 --seeds 5 --opts $ten; } # tutorial "Which learning rate?"
 lr_find() { echo lr_find; python benchmarks/lr_find.py; } # the same
 
-for o in "${@:-warmup switch rare_rows memory_digits memory_cancer memory_densenet memory_text rates lr_find}"; do for s in $o; do $s; done; done
+for o in "${@:-warmup finish rare_rows memory_digits memory_cancer memory_densenet memory_text rates lr_find}"; do for s in $o; do $s; done; done

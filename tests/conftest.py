@@ -1,15 +1,22 @@
-import csv, warnings
+import csv, os, warnings
 from functools import partial
+from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from fastai.learner import Learner
 
 from adamod_fastai.optimizer import AdaMod, DiffMod
+from other_machine import become, machine_env
 
 matplotlib.use('Agg')
 torch.set_num_threads(1)  # the tensors here are small, and one thread is deterministic
 torch.ones(1, requires_grad=True).sum().backward()  # before anything is compiled: the tests of processes fork this one
+
+if os.environ.get('OTHER_MACHINE'):
+    os.environ.update(machine_env())     # the processes that tests start, too
+    become(Learner)
 
 @pytest.fixture(autouse=True)
 def _seed(): torch.manual_seed(42)
@@ -26,14 +33,31 @@ def opt_func(request):
     "AdaMod and DiffMod, by every path"
     return make_opt_func(request.param)
 
+# --- the processes that share the tests (pytest-xdist)
+
+def pytest_xdist_auto_num_workers(config):
+    "One for each core, but none for the tests of a file or two: each would have to import torch"
+    n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return min(n, 4) if config.args == config.getini('testpaths') else 0
+
+def group(item):
+    "Whose tests one process does: those of a file, which share what they compile, but a page or what is marked `alone` goes to any"
+    return item.nodeid if item.get_closest_marker('alone') else item.path.stem
+
 # --- the support matrix: `pytest -m feature --matrix FILE`
 
 COLLECTED,FOUND = [],{}
+
+def is_whole(config):
+    "Has pytest been asked for the whole suite?"
+    return config.args == config.getini('testpaths') and not config.option.ignore
 
 def pytest_addoption(parser):
     parser.addoption('--matrix', metavar='FILE', help='write what the tests marked `feature` found, by optimizer and path, to FILE (CSV)')
 
 def pytest_configure(config):
+    config.addinivalue_line('markers', 'alone: shares nothing with the tests of its file, and any process may do it')
+    config.addinivalue_line('markers', 'xdist_group(name): done by one process')     # where there is no xdist
     config.addinivalue_line('markers', 'slow: left out of the everyday run, `pytest -m "not slow"`')
     config.addinivalue_line('markers', 'feature(name, eagerly): what a user would call that which this test shows, for the support matrix; '
                                        'and, where `fused=True` steps eagerly here, (a pattern of) the reason that it gives')
@@ -51,8 +75,10 @@ def eagerly(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda o: o.path.stem == 'test_support')     # last: it looks at what the others found
     COLLECTED[:] = items
+    items.sort(key=lambda o: not o.get_closest_marker('alone'))     # the longest first: at the end no process waits for another
+    for o in items:
+        if not o.get_closest_marker('xdist_group'): o.add_marker(pytest.mark.xdist_group(group(o)))
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
@@ -67,15 +93,37 @@ def pytest_runtest_call(item):
 def pytest_runtest_makereport(item, call):
     report = yield
     if (o := line(item)) and (call.when == 'call' or not report.passed):
-        FOUND.setdefault(o, []).append('eagerly' if report.passed and eagerly(item) else report.outcome)
+        report.user_properties.append(('found', (*o, 'eagerly' if report.passed and eagerly(item) else report.outcome)))
     return report
+
+def pytest_runtest_logreport(report):
+    "The process that began the session is told of all tests, whichever did them"
+    for *o,result in (v for k,v in report.user_properties if k == 'found'): FOUND.setdefault(tuple(o), []).append(result)
 
 def found():
     "Of each line the worst that its tests found"
     return {k: next(o for o in ('failed','skipped','eagerly','passed') if o in v) for k,v in FOUND.items()}
 
+def table():
+    "The committed matrix"
+    with open(Path(__file__).parent.parent/'nbs/support.csv') as f: return {tuple(row[:-1]): row[-1] for row in list(csv.reader(f))[1:]}
+
+AGAIN = 'run pytest -m feature --matrix nbs/support.csv'
+
+def differences():
+    "What was found, where every test has run, against the matrix: but where its machine could not run a test and this one can"
+    was,now = table(),found()
+    return {k: v for k,v in now.items() if v != was.get(k) != 'skipped' or v == 'failed'} if set(was) <= set(now) else {}
+
+def pytest_terminal_summary(terminalreporter, config):
+    if not config.getoption('--matrix'):
+        for k,v in differences().items(): terminalreporter.write_line(f'{k}: {v}, unlike nbs/support.csv, {AGAIN}', red=True)
+
 def pytest_sessionfinish(session):
-    if not (file := session.config.getoption('--matrix')): return
+    if hasattr(session.config, 'workerinput'): return
+    if not (file := session.config.getoption('--matrix')):
+        if differences(): session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        return
     with open(file, 'w', newline='') as f:
         rows = csv.writer(f, lineterminator='\n')
         rows.writerow(['area','feature','optimizer','path','result'])

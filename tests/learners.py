@@ -51,7 +51,7 @@ def same(a, b):
 
 def used(opt):
     "The hypers of the last step of `opt`, for each group"
-    return getattr(opt, 'used', opt.hypers)
+    return getattr(opt, 'used', None) or opt.hypers
 
 def quiet(learn):
     "`learn` without its progress bar and its table, for the rest of the test"

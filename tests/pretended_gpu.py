@@ -151,7 +151,7 @@ def test_reads_and_writes_128_bits_at_once(opt_func, want, tmp_path):
 
 def test_nan_stays_nan_in_bfloat16():
     "Also with the bits that a GPU gives it, to which nothing can be added"
-    from adamod_fastai.steps import _round_up_or_down
+    from adamod_fastai.base import _round_up_or_down
     nan = torch.tensor([0x7fffffff], dtype=torch.int32).view(torch.float32)
     assert _round_up_or_down(nan, torch.tensor([0xffff], dtype=torch.int32)).isnan().all()
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from fastai.optimizer import SGD, Adam, Lookahead, ranger
 
-from adamod_fastai.steps import _random_bits, _round_up_or_down
+from adamod_fastai.base import _random_bits, _round_up_or_down
 from adamod_fastai.fused import fused
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 

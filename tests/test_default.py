@@ -1,5 +1,5 @@
 "`opt_func=AdaMod` is all one has to write: the memory that a Learner gives each fit, and what is left when it ends"
-import copy, math, warnings
+import copy, math, pickle, warnings
 from functools import partial
 
 import numpy as np
@@ -138,6 +138,18 @@ def test_what_is_set_during_a_fit_stays():
     learn.fit(1, 0.01)
     assert memories(learn) == [[3.75,10.],[10.]]
 
+def test_what_is_set_in_one_group_during_a_fit_is_used_in_that_alone():
+    class Set(Callback):
+        def after_step(self):
+            if self.train_iter == 10: self.opt.hypers[0]['beta3'] = 0.5
+    seen = []
+    class Seen(Callback):
+        def after_step(self): seen.append([h['beta3'] for h in used(self.opt)])
+    learn = quiet(cancer_learner(AdaMod))
+    learn.fit(1, 0.01, cbs=[Set(),Seen()])
+    ours,other = np.array(seen).T
+    assert (ours == 0.5).tolist() == [False]*11 + [True]*14 and set(other) == {len2beta3(3.75)}
+
 @pytest.mark.parametrize('cbs', [[],[MemoryLength(0.3)]], ids=['default','MemoryLength'])
 def test_a_schedule_of_beta3_wins(cbs):
     learn = learner(AdaMod, *cbs)
@@ -174,15 +186,37 @@ def test_other_optimizers_are_as_fastai_has_them(opt_func):
     assert list(learn.cbs) == before and {type(o).__module__.split('.')[0] for o in before} == {'fastai'}
     assert {type(o).__name__ for o in seen[0]}-{type(o).__name__ for o in before} == {'ParamScheduler'}
 
-def test_nothing_of_it_stays_in_a_learner_or_its_export(tmp_path):
+@pytest.mark.parametrize('before', [[],[AdaMod],[AdaMod,partial(AdaMod, len_memory=5)]], ids=str)
+def test_nothing_of_it_stays_in_the_export_of_adam(before, tmp_path):
     learn = quiet(cancer_learner(Adam, path=tmp_path))
-    learn.fit(1, 0.01)
+    for opt_func in [*before,Adam]:
+        learn.opt_func = opt_func
+        learn.create_opt()
+        learn.fit(1, 0.01)
     learn.export('adam.pkl')
     assert b'adamod_fastai' not in (tmp_path/'adam.pkl').read_bytes()
-    learn = quiet(cancer_learner(AdaMod))
-    before = list(learn.cbs)
+
+def defaults(learn): return [o for o in learn.cbs if isinstance(o, DefaultMemoryLength)]
+
+def test_the_default_is_in_the_learner_once_for_all_fits():
+    learn = learner()
+    assert not defaults(learn)
+    learn.fit(1, 0.01, cbs=MemoryLength(0.5))
+    learn.create_opt()
+    for _ in range(2): learn.fit(4, 0.01)
+    assert memories(learn) == [[12.5],[15.],[15.]] and len(defaults(learn)) == 1
+    learn.opt_func = partial(AdaMod, len_memory=9)
+    learn.create_opt()
+    assert not defaults(learn)
+
+def test_an_exported_learner_trains_with_the_default(tmp_path):
+    learn = learner(path=tmp_path)
     learn.fit(1, 0.01)
-    assert list(learn.cbs) == before
+    learn.export('adamod.pkl')
+    again = quiet(load_learner(tmp_path/'adamod.pkl', pickle_module=pickle))
+    again.dls = learn.dls
+    again.fit(4, 0.01)
+    assert memories(again)[-1] == [15.] and len(defaults(again)) == 1
 
 # --- loading, in the Learner it was saved by
 
@@ -352,7 +386,7 @@ def test_ctrl_c_then_other_groups():
 
 # --- an interrupt leaves nothing to what comes after it, whatever that is
 
-BEFORE = {'nothing': list, 'MemoryLength': lambda: [MemoryLength(0.5)], 'SwitchToSGD': lambda: [SwitchToSGD(lr=0.1, pct=0.2)],
+BEFORE = {'nothing': list, 'MemoryLength': lambda: [MemoryLength(0.5)],
           'ClippedFraction': lambda: [ClippedFraction(every=1)], 'RateHistogram': lambda: [RateHistogram(every=1)],
           'ParamScheduler': lambda: [ParamScheduler({'beta3': SchedLin(0.5, 0.9)})]}
 AFTER = {**BEFORE, 'Adam': Adam, 'DiffGrad': DiffGrad, 'fused': partial(AdaMod, fused=True)}

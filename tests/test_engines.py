@@ -1,6 +1,6 @@
 "Runs in parallel: processes of this machine, and executors that one brings"
 import multiprocessing, os, signal, subprocess, sys, threading, time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest, torch
@@ -183,6 +183,21 @@ def test_what_is_not_done_is_taken_back(tmp_path):
     cluster = Cluster()
     with pytest.raises(ValueError, match='of mine'): compare(lambda f: raising(ValueError('of mine')), **grid, executor=cluster)
     assert all(o.f is None for o in cluster.jobs)
+
+class Here:
+    "Does it at once, in this process"
+    def submit(self, f, *args):
+        res = Future()
+        res.set_result(f(*args))
+        return res
+
+def test_an_executor_does_runs_of_one_thread(one_thread):
+    torch.set_num_threads(2)
+    class See(Callback):
+        order = 49
+        def before_fit(self): self.learn.metrics = [ValueMetric(torch.get_num_threads, 'threads')]
+    df = compare(Tiny(), 'Adam', .1, seeds=2, n_epoch=1, cbs=lambda learn: See(), executor=Here())
+    assert set(df.threads)=={1.} and torch.get_num_threads()==2
 
 @pytest.mark.parametrize('args,text', [(dict(executor=3), '^Invalid executor: 3'),
                                        (dict(executor=Cluster(), jobs=2), '^Invalid jobs: 2, the executor')])

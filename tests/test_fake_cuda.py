@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adamod_fastai.callback import ClippedFraction, RateHistogram
-from adamod_fastai.core import ModOptimizer
+from adamod_fastai.base import ModOptimizer
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 
 @pytest.fixture(autouse=True)

@@ -58,11 +58,7 @@ OPTS = {'AdaMod': (AdaMod,[]), 'DiffMod': (DiffMod,[]), 'DiffGrad': (DiffGrad,[]
         'follow_lr': (partial(AdaMod, len_memory=9, follow_lr=True),[]),
         'Lookahead': (lambda p, **kw: Lookahead(AdaMod(p, **kw)),[]),
         'fused in Lookahead': (lambda p, **kw: Lookahead(DiffMod(p, fused=True, **kw)),[]),
-        'MemoryLength': (partial(AdaMod, len_memory=9),[MemoryLength(0.5)]),
-        'SwitchToSGD': (AdaMod,[SwitchToSGD(lr=0.1, pct=0.4)]),
-        'fused SwitchToSGD': (partial(DiffMod, fused=True),[SwitchToSGD(lr=0.1, pct=0.4)]),
-        'SwitchToSGD in Lookahead': (lambda p, **kw: Lookahead(AdaMod(p, **kw)),[SwitchToSGD(lr=0.1, pct=0.4), MemoryLength(0.3)]),
-        'Adam, then SGD': (Adam,[SwitchToSGD(lr=0.1, pct=0.4)])}
+        'MemoryLength': (partial(AdaMod, len_memory=9),[MemoryLength(0.5)])}
 FITS = {'one_cycle': lambda o,cbs: o.fit_one_cycle(4, 0.01, cbs=cbs), 'flat': lambda o,cbs: o.fit(4, 0.01, cbs=cbs)}
 
 def fitted(opt, fit, path, *cbs):
@@ -90,7 +86,7 @@ def test_the_same_fit_with_and_without_ends_in_the_same_weights(opt, fit, tmp_pa
         assert not [k for k,end in ends.items() if not same(end(plain), end(learn))], f.__name__
 
 @ignoring
-@pytest.mark.parametrize('opt', ['AdaMod','Lookahead','SwitchToSGD'])
+@pytest.mark.parametrize('opt', ['AdaMod','Lookahead'])
 def test_an_export_after_each_epoch_changes_nothing(opt, tmp_path):
     "The same for every day, where one of them is enough"
     a,b = fitted(opt, 'one_cycle', tmp_path),fitted(opt, 'one_cycle', tmp_path, Do(export))
@@ -167,42 +163,3 @@ def test_ctrl_c_inside_of_a_step_leaves_no_temporary(opt_func, at, tmp_path):
         warnings.simplefilter('error', UserWarning)
         learn.load('q')
     learn.fit(1, 0.01)
-
-def test_a_switched_step_that_is_refused_leaves_the_optimizer_as_it_was():
-    learn = quiet(cancer_learner(AdaMod))
-    learn.create_opt()
-    without_lr = lambda: (list(learn.opt.cbs), [{k:v for k,v in h.items() if k != 'lr'} for h in learn.opt.hypers])
-    before,p = without_lr(),list(learn.model.parameters())[-1]
-    class Sparse(Callback):
-        def after_backward(self):
-            if self.pct_train > 0.8: p.grad = p.grad.to_sparse()
-    with pytest.raises(RuntimeError, match='only dense ones'): learn.fit(4, 0.01, cbs=[SwitchToSGD(lr=0.1, pct=0.5),Sparse()])
-    assert without_lr() == before
-
-# --- SwitchToSGD beside callbacks that set the rate
-
-def test_a_rate_that_is_lowered_after_the_switch_stays_low():
-    class Lower(Callback):
-        "What `ReduceLROnPlateau` does, after the third epoch"
-        order = ReduceLROnPlateau.order
-        def after_epoch(self):
-            if self.epoch == 2:
-                for h in self.opt.hypers: h['lr'] = h['lr']/10
-    learn = quiet(cancer_learner(AdaMod))
-    learn.fit(5, 0.01, cbs=[SwitchToSGD(lr=0.2, pct=0.2),Lower()])
-    assert rates(learn) == pytest.approx([0.01]*25 + [0.2]*50 + [0.02]*50)
-    assert {h['lr'] for h in learn.opt.hypers} == {0.001}
-
-def test_a_checkpoint_of_before_the_switch_loaded_after_it(tmp_path):
-    learn = quiet(cancer_learner(AdaMod, path=tmp_path))
-    def back(learn):
-        if learn.epoch == 0: learn.save('first')
-        if learn.epoch == 2: learn.load('first')
-    learn.fit(4, 0.01, cbs=[SwitchToSGD(lr=0.2, pct=0.5),Do(back)])
-    assert rates(learn) == pytest.approx([0.01]*50 + [0.2]*50)
-    assert all(set(s) <= {'given_avg','given_step','do_wd','force_train'} for s in state_of(learn.opt))
-
-def test_loggers_see_sgds_rates_where_batches_are_accumulated():
-    learn = quiet(cancer_learner(AdaMod))
-    learn.fit(4, 0.01, cbs=[SwitchToSGD(lr=0.2, pct=0.5),GradientAccumulation(48)])
-    assert rates(learn) == pytest.approx([0.01]*50 + [0.2]*50)

@@ -9,7 +9,7 @@ from torch import nn
 from fastai.basics import Adam, Callback
 from fastai.callback.all import TerminateOnNaNCallback
 
-from adamod_fastai.all import AdaMod, ClippedFraction, DiffMod, MemoryLength
+from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffMod, MemoryLength
 from learners import cancer_learner, quiet, same, state_of, steps, values
 from reference import Rule
 from test_training_loop import mixed
@@ -84,6 +84,17 @@ def test_rows_that_are_seldom_seen(opt_func, skip_zeros):
         np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-9)
     rare = ref.s[0]/ref.s[2]
     assert rare < 2 if skip_zeros else rare > 5     # its memory is full of lr/eps
+
+@pytest.mark.parametrize('rule', [AdaMod,DiffMod,DeepMemory], ids=lambda o: o.__name__)
+def test_skip_zeros_has_no_average_where_every_gradient_is_zero(rule):
+    lr_avgs = []
+    for skip_zeros in False,True:
+        p = torch.ones(3)
+        opt = rule([p], lr=0.1, len_memory=3, skip_zeros=skip_zeros)
+        for _ in range(3): step(opt, p, torch.tensor([0.,1.,-1.]))
+        lr_avgs.append(opt.state[p]['lr_avg'])
+    assert (lr_avgs[0] > 0).all() and lr_avgs[1][0] == 0
+    torch.testing.assert_close(lr_avgs[1][1:], lr_avgs[0][1:], rtol=1e-6, atol=0)
 
 @pytest.mark.feature('gradients of 1e-30')
 def test_tiny_gradients(opt_func):

@@ -7,7 +7,7 @@ import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
 COMPARE = ['arguments','train','loaded_code','identity','store','processes','report','tasks','sweep','command']
-ROOMS = ['steps','core','tape','fused','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE),'compare/__init__','all']
+ROOMS = ['base','tape','fused','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE),'compare/__init__','all']
 
 def module_of(name, o):
     "The modules of the package that the import `o` in module `name` is of"
@@ -36,6 +36,11 @@ def defined(name):
         if isinstance(o, (ast.FunctionDef,ast.ClassDef)) and not patched: yield o.name
         if isinstance(o, ast.Assign): yield from (t.id for v in o.targets for t in ast.walk(v) if isinstance(t, ast.Name))
 
+@pytest.mark.parametrize('name', ['base','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE)])
+def test_an_underscore_means_not_used_elsewhere(name):
+    found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, ast.ImportFrom)]
+    assert [a.name for o in found if o.level or o.module.startswith('adamod_fastai') for a in o.names if a.name.startswith('_')] == []
+
 def test_a_name_is_one_thing():
     where = {}
     for room in ROOMS:
@@ -49,13 +54,13 @@ _spec.loader.exec_module(density)
 @pytest.mark.parametrize('name', ROOMS)
 def test_is_not_dense(name): assert density.measure(package/f'{name}.py')[1] <= 10
 
-def test_the_step_knows_no_rule(): assert uses('tape') == {'steps'} and uses('fused') == {'core','steps','tape'}
+def test_the_step_knows_no_rule(): assert uses('tape') == {'base'} and uses('fused') == {'base','tape'}
 
 def test_all_is_what_a_user_types():
     import adamod_fastai.all as all_
     names = {o for o in vars(all_) if not o.startswith('_')}
-    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','SwitchToSGD',
-            'compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','known_opts',
+            'compare','compare_table','opt_styles','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
     assert not {o for o in names if o=='main' or o.endswith(('_learner','_dls'))}
 
 def test_the_comparison_takes_little_from_the_rest():

@@ -10,6 +10,7 @@ from fastai.basics import Adam, Callback, Lookahead, set_seed
 from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
+from adamod_fastai.base import ModOptimizer
 from adamod_fastai.compare.tasks import transformer_learner
 from learners import cancer_learner, quiet
 from reference import Rule
@@ -229,6 +230,15 @@ def test_resumed_run_is_the_same_to_the_bit(opt_func, tmp_path):
         assert set(a) == set(b)
         for k in a: assert torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k]
 
+def test_what_comes_back_as_none_is_no_longer_kept():
+    def counting(p, step=0, **kwargs): return {'step': step+1, 'odd': None if step%2 else True}
+    p = torch.ones(2)
+    opt = ModOptimizer([p], counting, lr=0.1)
+    p.grad = torch.ones(2)
+    for want in {'step','odd'},{'step'},{'step','odd'}:
+        opt.step()
+        assert set(opt.state[p]) == want
+
 # --- hypers and errors
 
 def test_defaults_are_adams_plus_beta3():
@@ -299,6 +309,35 @@ def test_beta3_can_be_scheduled_and_set_per_group():
     seen = np.array(seen)
     want = np.linspace(0, 1, len(seen), endpoint=False)
     np.testing.assert_allclose(seen, np.stack([0.9+0.09*want, 0.5+0.1*want], 1), atol=1e-9)
+
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+def test_beta3_set_in_one_group_counts_from_then_on_in_that_group_alone(fused):
+    grads,betas = spread_grads(20),(0.9,0.8)
+    ps = [torch.ones(40, dtype=torch.float64) for _ in betas]
+    refs = [Rule('AdaMod', p.numpy(), beta3=o) for p,o in zip(ps, betas)]
+    opt = AdaMod([[p] for p in ps], lr=0.01, len_memory=10, fused=fused)
+    opt.set_hyper('beta3', betas)
+    for i,g in enumerate(grads):
+        if i == 10: opt.hypers[0]['beta3'] = refs[0].beta3 = 0.5
+        for p,ref in zip(ps, refs):
+            p.grad = torch.tensor(g)
+            ref.step(g, 0.01)
+        opt.step()
+    for p,ref in zip(ps, refs): np.testing.assert_allclose(opt.state[p]['lr_avg'], ref.s, rtol=1e-9)
+
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+@pytest.mark.parametrize('wrap', [lambda o: o, Lookahead], ids=['AdaMod','Lookahead'])
+def test_zero_grad_of_gradients_that_have_a_graph(wrap, fused):
+    "Those of `backward(create_graph=True)`: zero, in the same memory, and without the graph"
+    p,c = nn.Parameter(torch.ones(3)),nn.Parameter(torch.full((3,), 2.))
+    opt = wrap(AdaMod([p], lr=0.1, fused=fused))
+    (p**3*c).sum().backward(create_graph=True)
+    grad,where = p.grad,p.grad.data_ptr()
+    assert grad.grad_fn is not None
+    opt.step()
+    opt.zero_grad()
+    assert p.grad is grad and grad.data_ptr() == where and (grad == 0).all()
+    assert grad.grad_fn is None and not grad.requires_grad
 
 # --- properties
 
@@ -426,7 +465,7 @@ def test_numbers_are_kept_as_pythons():
     with pytest.raises(ValueError, match='Invalid mom: 2'): opt.hypers[0]['mom'] = 2
 
 @pytest.mark.parametrize('params,msg', [([],'at least one'),(iter(()),'at least one'),([{'params': [torch.ones(2)], 'lr': 0.1}],'dict'),
-                                        ('ab','str'),([1.],'float')], ids=str)
+                                        ('ab','str'),([1.],'float')])
 def test_params_that_are_none(params, msg):
     with pytest.raises(ValueError, match=f'Invalid params.*{msg}'): AdaMod(params, lr=0.1)
 

@@ -85,7 +85,10 @@ def fsdp(case, rank, path):
 def by_norm(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr/p.grad.data.norm().clamp(min=1e-6).item())
 def by_numel(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr*p.numel())
 def elementwise(p, lr, **kwargs): p.data.sub_(p.grad.data, alpha=lr)
-RULES = by_norm,by_numel,elementwise
+def in_turn(p, lr, twice=None, **kwargs):
+    p.data.sub_(p.grad.data, alpha=2*lr if twice else lr)
+    return {'twice': None if twice else True}
+RULES = by_norm,by_numel,elementwise,in_turn
 
 def rule(f, opt_class=ModOptimizer, rank=None):
     "What the parameters are after a fit with a step function of one's own"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from other_machine import machine_env
+
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root) for o in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 command = lambda name: str(Path(sys.executable).parent/name)
@@ -16,10 +18,14 @@ _settings.read(root/'settings.ini', encoding='utf-8')
 settings = _settings['DEFAULT']
 
 @cache
-def tracked():
-    "The files that git tracks, or would track"
-    files = subprocess.run(['git','ls-files','-z','-co','--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout
-    return [Path(o) for o in sorted(set(files.split('\0'))) if o and (root/o).is_file()]
+def tracked(root=root):
+    "The files that git tracks, and new ones beside them: an environment in the clone, whatever its name, is neither"
+    def ls(*args):
+        files = subprocess.run(['git','ls-files','-z',*args], cwd=root, capture_output=True, text=True, check=True).stdout
+        return {Path(o) for o in files.split('\0') if o and (root/o).is_file()}
+    known = ls()
+    folders = {o.parent for o in known}
+    return sorted(known | {o for o in ls('-o','--exclude-standard') if o.parent in folders})
 
 def tracked_copy(to):
     "They, copied to the folder `to`"
@@ -28,12 +34,23 @@ def tracked_copy(to):
         shutil.copy2(root/f, to/f)
     return to
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_runs(nb):
-    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
+    "As on another machine: what a page says of its trainings holds there too"
+    env = dict(machine_env(1), MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
     res = subprocess.run([command('nbdev-test'),str(nb)], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-2000:]+res.stderr[-4000:]
+
+def test_an_environment_in_the_clone_is_not_read(tmp_path):
+    "Nor what lies in it; a new file is, before it is committed"
+    subprocess.run(['git','init','-q',tmp_path], check=True)
+    for o in ('package/old.py','package/new.py','myenv/lib/latin1.py','package/myenv/lib/latin1.py'):
+        (tmp_path/o).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/o).write_bytes(b'# \xe9')
+    subprocess.run(['git','add','package/old.py'], cwd=tmp_path, check=True)
+    assert tracked(tmp_path) == [Path('package/new.py'),Path('package/old.py')]
 
 def test_export_changes_nothing(tmp_path):
     copy = tracked_copy(tmp_path)
@@ -57,7 +74,7 @@ readme = (root/'README.md').read_text(encoding='utf-8')
 def test_readme_blocks_run_one_after_the_other_in_a_new_process(tmp_path):
     blocks = re.findall('(?ms)^```python\n(.*?)^```', readme)
     assert len(blocks) >= 4 and 'opt_func=AdaMod' in blocks[1]
-    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=str(root))
+    env = dict(os.environ, MPLBACKEND='Agg', OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(root),str(root/'tests')]))
     res = subprocess.run([sys.executable,'-c','\n'.join(blocks)], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stderr[-2000:]
 

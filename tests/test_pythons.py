@@ -26,6 +26,8 @@ if __name__ == '__main__': sys.exit(print(*(p for _,p in oldest_and_newest())))
 
 import pytest
 
+from test_project import tracked
+
 COMPILE = r"""
 import ast, json, re, sys
 for path in sys.stdin.read().split('\0'):
@@ -43,8 +45,7 @@ def python(request):
     return found[0 if request.param == 'oldest' else -1]
 
 def test_every_file_compiles(python):
-    listed = subprocess.check_output(['git','ls-files','-z','-co','--exclude-standard','*.py','*.ipynb'], cwd=root, text=True)
-    files = [o for o in listed.split('\0') if o and (root/o).is_file()]
+    files = [str(o) for o in tracked() if o.suffix in ('.py','.ipynb')]
     res = subprocess.run([python[1],'-c',COMPILE], input='\0'.join(files), cwd=root, capture_output=True, text=True)
     assert len(files) > 50 and (res.returncode,res.stdout) == (0,''), res.stdout+res.stderr
 
@@ -65,6 +66,6 @@ def test_a_fit(python):
     here = Path(os.environ.get('PYTHONS', '/no'))/version/'bin'/'python'
     if version == '%d.%d' % sys.version_info[:2]: here = Path(sys.executable)
     if not here.exists(): pytest.skip(f'no environment with Python {version}: bash tests/pythons.sh FOLDER, and PYTHONS=FOLDER')
-    env = dict(os.environ, PYTHONPATH=str(root), MPLBACKEND='Agg')
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(root),str(root/'tests')]), MPLBACKEND='Agg')
     res = subprocess.run([str(here),'-W','ignore','-c',FIT], cwd=root, env=env, capture_output=True, text=True)
     assert res.returncode == 0, res.stdout[-1000:]+res.stderr[-3000:]

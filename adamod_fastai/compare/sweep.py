@@ -23,7 +23,8 @@ from .arguments import averaging_lengths, learning_rates, name_of, one_of, optim
 from .identity import differences, identities
 from .processes import in_parallel, jobs_count, name_of_job, start_early, train_job, with_executor
 from .store import Store, frame, write_tables
-from .train import has_memory, schedules
+from .train import schedules
+from ..memory import has_memory
 
 # %% auto #0
 __all__ = ['compare']

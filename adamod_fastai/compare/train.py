@@ -23,7 +23,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 
 from ..callback import ClippedFraction
-from ..memory import MemoryLength
+from ..memory import MemoryLength, has_memory
 from .arguments import check_metric_names, number, refuse, short
 
 # %% auto #0
@@ -102,14 +102,12 @@ def new_learner(get_learner, opt_func, seed, folder):
 def fit_quietly(learn, fit, *args, cbs):
     "`fit` without a word, noting what it trains"
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'This fit has .* the memory holds')
+        warnings.filterwarnings('ignore', 'This fit has .* but the optimizer averages over')
         note_trained(learn.model)
         fit(learn, *args, cbs=cbs)
         note_trained(learn.model) # more of it, where the fit has unfrozen some
 
-# %% ../../nbs/compare/01_train.ipynb #04cd7d6e
-def has_memory(opt): return all('beta3' in h for h in getattr(opt, 'hypers', [{}]))
-
+# %% ../../nbs/compare/01_train.ipynb #66eee291
 def memory_cbs(learn, memory):
     if not has_memory(learn.opt): return []
     clipped = ClippedFraction(every=10)
