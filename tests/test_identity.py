@@ -191,7 +191,7 @@ def test_a_patch_of_fastai_that_acts_late(tmp_path):
     patch = 'from fastcore.basics import patch\n@patch\ndef factor(self:Learner): return {}'
     is_seen(tmp_path, [patch.format(1), late.format('self.learn.factor()'), plain], patch.format(2))
     from fastai.learner import Learner
-    del Learner.factor
+    del Learner.factor,Learner._orig_factor # what `patch` has replaced
 
 # what a late callback may have its number from: how it is written, and how it is then changed
 numbers = {'a global': (['N = 1'], 'N', 'N = 2'), 'a list': (['l = [1,[1]]'], 'l[1][0]', 'l = [1,[2]]'),

@@ -134,7 +134,7 @@ class LoadedCode:
         self.values = digest(self.text(roots))
         while self.todo:
             o = self.todo.pop()
-            if id(o) in done or not is_own(o): continue
+            if id(o) in done or not is_own(o) or isinstance(o, ModuleType) and o.__name__ == '__main__': continue
             done[id(o)] = o
             res.setdefault(label(o), []).append(digest(self.text(self.consists_of(o))))
         self.reached = [o for o in done.values() if isinstance(o, ModuleType)]
@@ -172,7 +172,6 @@ class LoadedCode:
         return [o.__bases__, there, module_of(o)]
 
     def of_module(self, m):
-        if m.__name__ == '__main__': return []
         there = list(vars(m).values())
         mine = [o for o in there if module_of(o) is m]
         code = [f.__code__ for o in mine for f in functions_in(o)]
