@@ -118,6 +118,19 @@ def test_a_helper_that_is_edited_and_loaded_again(tmp_path, module):
     nb.run('from my_model import *', scaled)
     assert nb.mae() == nb.fresh() != before
 
+def test_a_helper_that_autoreload_has_loaded_again(tmp_path, module):
+    "It puts the new code into the function that is there; the cells stay as they are"
+    autoreload = pytest.importorskip('IPython.extensions.autoreload')
+    text = 'from fastai.basics import *\nfrom comparisons import *\n'+model
+    module('my_model', text.format(1))
+    nb,reloader = Cells(tmp_path/'out').run('from my_model import *', scaled),autoreload.ModuleReloader()
+    reloader.check(True)
+    before = nb.mae()
+    module('my_model', text.format(3), load=False)
+    os.utime(tmp_path/'my_model.py', (2**31,2**31))
+    reloader.check(True)
+    assert nb.mae() == nb.fresh() != before
+
 def test_a_label_in_a_data_file(tmp_path):
     data = pd.DataFrame(np.sin(np.arange(48*4)).reshape(48, 4))
     data.to_csv(tmp_path/'data.csv', index=False)
