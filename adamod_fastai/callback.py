@@ -121,7 +121,7 @@ def _unclipped_rate(p, state, hyper):
 
 def _layer(name):
     "The layer of a parameter, without what `torch.compile` and parametrizations add to its name"
-    return re.sub(r'_orig_mod\.|(^|\.)parametrizations\..*|(^|\.)[^.]+$', '', name)
+    return re.sub(r'(^|\.)(parametrizations\..*|[^.]+)$', '', name.replace('_orig_mod.', ''))
 
 class ClippedFraction(StepMeasure):
     "Measure how many adaptive rates are clipped, and which fraction of Adam's is used: `clipped` and `used` in the progress table"
@@ -215,9 +215,9 @@ class ClippedFraction(StepMeasure):
         fitting = [o.len_memory for o in self.learn.cbs if isinstance(o, MemoryLength) and o.len_memory]
         memory = max(fitting or [round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:]])
         if n < memory > least_memory:
-            warnings.warn(f'This fit has {n} steps, but the optimizer averages over {memory:.0f}: most adaptive rates stay clipped to the end. '
-                          f'Pass len_memory={max(1, round(n*default_pct))} ({default_pct:.0%} of the fit), or neither beta3 nor len_memory: '
-                          'the averaging length then fits each fit.', stacklevel=2)
+            warnings.warn(f'This fit has {n} steps, but the optimizer averages over {memory:.0f}: most adaptive rates stay clipped to '
+                          f'the end. Pass len_memory={max(1, round(n*default_pct))} ({default_pct:.0%} of the fit), or neither beta3 nor '
+                          'len_memory: the averaging length then fits each fit.', stacklevel=2)
 
     @property
     def fractions(self):
@@ -231,7 +231,7 @@ class ClippedFraction(StepMeasure):
 
     @property
     def layer_fractions(self):
-        "The fraction of clipped adaptive rates of each layer: an array of measured steps by `layer_names`, NaN where a layer had no gradient"
+        "The clipped fraction of each layer: an array of measured steps by `layer_names`, NaN where a layer had no gradient"
         return self._layers('clipped')
 
     @property
@@ -261,7 +261,7 @@ class ClippedFraction(StepMeasure):
         ax:plt.Axes=None, # Matplotlib axes to draw on, a new figure if `None`
         column:str='used' # What to plot: 'used' or 'clipped'
     ):
-        "Plot the fraction of Adam's rate that each layer uses, or its clipped fraction: one row per layer, the first on top, batches across"
+        "Plot the fraction of Adam's rate that each layer uses, or its clipped fraction: a row per layer, the first on top"
         if column not in self.columns: raise ValueError(f"Invalid column: {column!r}, it must be 'used' or 'clipped'")
         self.check_measured()
         values,n = self._layers(column),len(self.layer_names)
@@ -271,7 +271,8 @@ class ClippedFraction(StepMeasure):
         rows = range(0, n, ceil(n/36))
         ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
         ax.tick_params(axis='y', labelsize=8)
-        ax.figure.colorbar(img, ax=ax, label={'used': "fraction of Adam's rate used", 'clipped': 'fraction of weights clipped'}[column], pad=0.02)
+        label = {'used': "fraction of Adam's rate used", 'clipped': 'fraction of weights clipped'}[column]
+        ax.figure.colorbar(img, ax=ax, label=label, pad=0.02)
         return ax
 
 # %% ../nbs/02_callback.ipynb #b738b56c

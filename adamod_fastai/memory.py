@@ -87,7 +87,7 @@ class MemoryLength(FitCallback):
     len_memory,_given = None,None
     _batches,_steps,_done,_epochs = 0,0,0,0  # of this fit: batches and steps so far, the batches and number of the epochs that are over
     def __init__(self,
-        pct:float=None, # Fraction of the fit's optimizer steps to average over, above 0, but 2 steps at least; 0.15 if `epochs` is not given
+        pct:float=None, # Fraction of the fit's steps to average over, above 0, but 2 steps at least; 0.15 if `epochs` is not given
         epochs:float=None # Averaging length in epochs, above 0: instead of `pct`
     ):
         if pct is not None and epochs is not None:

@@ -1,5 +1,7 @@
 #!/usr/bin/env python
-"""What extra training gains after a fit with AdaMod: with SGD, with AdaMod, or as part of one longer fit. `python benchmarks/finish.py [TASK ...]`
+"""What extra training gains after a fit with AdaMod: with SGD, with AdaMod, or as part of one longer fit.
+
+    python benchmarks/finish.py [TASK ...]
 
 A model is trained by AdaMod with `fit_one_cycle`. From there it trains as many epochs again with SGD and momentum, or with AdaMod, each
 by `fit` and by `fit_one_cycle` at three learning rates. `one fit` is a single `fit_one_cycle` of twice the epochs. All arms of a seed

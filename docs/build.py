@@ -185,16 +185,19 @@ def with_entries(cells, page):
 
 
 def kind(nb_path, nb):
+    "Where a page stands in the sidebar; a module that no user types says `#| inside` where it names itself"
     if nb_path.parts[0]=='tutorials': return 'Tutorials'
-    return 'API' if any('default_exp' in c.directives for c in nb.cells if c.cell_type=='code') else 'How-to'
+    exp = [c.directives for c in nb.cells if c.cell_type=='code' and 'default_exp' in c.directives]
+    return 'How-to' if not exp else 'Inside' if 'inside' in exp[0] else 'API'
 
 
 def contents(found, landing=''):
-    "The pages by kind, for the sidebar and as a list: as the text `landing` leads to them, and those that it does not last"
+    """The pages by kind, for the sidebar and as a list: as the text `landing` leads to them, and those that it does not last;
+    those of modules as they are numbered"""
     res = ''
-    for k in 'Tutorials','How-to','API':
+    for k in 'Tutorials','How-to','API','Inside':
         if not found.get(k): continue
-        found[k].sort(key=lambda o: landing.rfind(f'{o[0]}.ipynb') % (len(landing)+1))
+        if k in ('Tutorials','How-to'): found[k].sort(key=lambda o: landing.rfind(f'{o[0]}.ipynb') % (len(landing)+1))
         toc = '\n'.join(page for page,_ in found[k])
         res += f'\n\n:::{{toctree}}\n:caption: {k}\n:hidden:\n\n{toc}\n:::\n\n## {k}\n\n'
         res += '\n'.join(f"- [{fm.get('title', page)}]({page}.ipynb): {fm.get('description', '')}".rstrip(': ') for page,fm in found[k])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 import matplotlib.pyplot as plt
-from fastai.basics import Adam, Callback, L, Learner, Lookahead, accuracy
+from fastai.basics import Adam, Callback, L, Learner, Lookahead, accuracy, noop
 from fastai.callback.all import CancelStepException, GradientAccumulation, SaveModelCallback  # also patches fit_one_cycle
 
 from adamod_fastai.all import *
@@ -357,3 +357,68 @@ def test_a_fit_that_goes_on_is_measured_anew():
     learn.fit(2, 0.01)
     learn.fit(4, 0.01, start_epoch=2)
     assert learn.clipped_fraction.steps == list(range(2*len(learn.dls.train)))
+
+# --- columns, wherever `Recorder` puts its own
+
+@pytest.mark.parametrize('train', [False,True])
+@pytest.mark.parametrize('valid', [False,True])
+def test_columns_are_named_rightly_whatever_recorder_logs(train, valid):
+    learn = quiet(cancer_learner(adamod, cbs=ClippedFraction(every=1)))
+    learn.recorder.train_metrics,learn.recorder.valid_metrics = train,valid
+    learn.fit(1, 0.01)
+    shown = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
+    assert shown['clipped'] == pytest.approx(np.mean(learn.clipped_fraction.fractions))
+    assert shown['used'] == pytest.approx(np.mean(learn.clipped_fraction.used))
+
+@pytest.mark.parametrize('name', ['clipped','used'])
+def test_a_metric_with_the_name_of_a_column_is_an_error(name):
+    def metric(x, y): return accuracy(x, y)
+    metric.__name__ = name
+    learn = quiet(cancer_learner(adamod, cbs=ClippedFraction(), metrics=metric))
+    with pytest.raises(ValueError, match=f'Invalid metrics: {name!r}'): learn.fit(1, 0.01)
+
+@pytest.mark.parametrize('bs,epochs,want,stride', [(40,2,20,1), (16,2,25,2), (4,1,10,10)], ids=['10 batches','25 batches','100 batches'])
+def test_an_epoch_is_measured_ten_times_unless_told_otherwise(bs, epochs, want, stride):
+    "At every step of 10, at every second of 25, at every tenth of 100"
+    for cb in ClippedFraction(),RateHistogram():
+        learn = quiet(cancer_learner(adamod, bs=bs, cbs=cb))
+        learn.fit(epochs, 0.01)
+        assert (len(cb.steps),cb.stride) == (want,stride)
+        cb.plot()
+
+# --- names of layers
+
+def layers_of(change):
+    learn = quiet(cancer_learner(adamod, cbs=ClippedFraction()))
+    learn.model = change(learn.model)
+    learn.fit(1, 0.01)
+    return learn.clipped_fraction.layer_names
+
+class Compiled(nn.Module):
+    "Names as `torch.compile` makes them"
+    def __init__(self, m): super().__init__(); self._orig_mod = m
+    def forward(self, x): return self._orig_mod(x)
+    def __getitem__(self, i): return self._orig_mod[i]
+
+def inner_compiled(m):
+    m[0] = Compiled(m[0])
+    return m
+def parametrized(m):
+    torch.nn.utils.parametrizations.weight_norm(m[0])
+    return m
+
+@pytest.mark.parametrize('change', [noop,Compiled,inner_compiled,parametrized],
+                         ids=['plain','compiled','a compiled layer','parametrized'])
+def test_layers_have_their_names(change): assert layers_of(change) == ['0','1','3']
+
+# --- NaN
+
+@pytest.mark.filterwarnings('error')
+def test_a_histogram_with_some_nan_is_plotted_and_one_of_nan_alone_says_so():
+    learn = quiet(cancer_learner(adamod))
+    learn.fit(1, 0.01, cbs=RateHistogram(every=1))
+    hist = learn.rate_histogram
+    hist._hists[3] = torch.full_like(hist._hists[3], torch.nan)
+    hist.plot()
+    hist._hists = [torch.full_like(o, torch.nan) for o in hist._hists]
+    with pytest.raises(RuntimeError, match='NaN at every measured step'): hist.plot()

@@ -9,7 +9,7 @@ from torch import nn
 from fastai.basics import Adam, Callback
 from fastai.callback.all import TerminateOnNaNCallback
 
-from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffMod, MemoryLength
+from adamod_fastai.all import AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, MemoryLength
 from learners import cancer_learner, quiet, same, state_of, steps, values
 from reference import Rule
 from test_training_loop import mixed
@@ -292,3 +292,15 @@ LEAKS = {'200 bytes': lambda: bytes(200), 'a large object': lambda: bytes(2000),
 def test_a_leak_would_be_seen(what):
     kept = []
     assert grows(AdaMod, lambda: kept.append(LEAKS[what]()))
+
+@pytest.mark.parametrize('fused', [False,True], ids=['eager','fused'])
+@pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DeepMemory,DiffGrad], ids=lambda o: o.__name__)
+@pytest.mark.parametrize('eps', [1e-38,0.])
+def test_a_gradient_of_zero_with_a_tiny_eps(opt_func, eps, fused):
+    "An element without a gradient stands still, the others move"
+    p = torch.ones(2)
+    opt = opt_func([p], lr=1., eps=eps, wd=0., fused=fused)
+    for _ in range(3):
+        p.grad = torch.tensor([0.,0.1])
+        opt.step()
+    assert p[0] == 1 and p[1] < 1 and all(v.isfinite().all() for v in opt.state[p].values() if torch.is_tensor(v))

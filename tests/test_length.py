@@ -8,7 +8,8 @@ import torch
 from fastcore.basics import GetAttr
 from fastai.basics import Adam, Callback, Learner, Lookahead, Optimizer
 from fastai.learner import SkipToEpoch
-from fastai.callback.all import CancelStepException, CancelTrainException, GradientAccumulation  # also patches fit_one_cycle
+from fastai.callback.all import CancelStepException, CancelTrainException, EarlyStoppingCallback, GradientAccumulation
+# the line above also patches fit_one_cycle
 
 from adamod_fastai.all import *
 from learners import cancer_learner, quiet, used
@@ -76,7 +77,8 @@ class Plain(GetAttr):
     def __init__(self, inner): self.inner = inner
     def step(self, closure=None): self.inner.step()
 
-WRAPPED = {'SAM': SAM, 'no optimizer': Plain, 'SAM in Lookahead': lambda o: Lookahead(SAM(o)), 'Lookahead in SAM': lambda o: SAM(Lookahead(o))}
+WRAPPED = {'SAM': SAM, 'no optimizer': Plain,
+           'SAM in Lookahead': lambda o: Lookahead(SAM(o)), 'Lookahead in SAM': lambda o: SAM(Lookahead(o))}
 
 @pytest.mark.parametrize('wrap', WRAPPED.values(), ids=WRAPPED)
 @pytest.mark.parametrize('cbs,want', [([],15.), ([MemoryLength(0.3)],30.)], ids=['default','MemoryLength'])
@@ -199,3 +201,18 @@ def test_a_validation_in_the_middle_is_no_new_fit():
     learn = learner(AdaMod, Ends(20))
     learn.fit(3, 0.01, cbs=Midway())
     assert [len(o) for o in learn.lengths.seen] == [20,20,20] and set(learn.lengths.seen[1]+learn.lengths.seen[2]) == {9.}
+
+# --- early stopping
+
+@pytest.mark.parametrize('fit', ['fit','fit_one_cycle'])
+def test_early_stopping_counts_only_the_epochs_that_are_sure(fit):
+    "Those so far and the patience, of which a fit of 6 has no more than 6: 15% of them, with 25 batches each"
+    learn = learner()
+    getattr(learn, fit)(6, 1e-4, cbs=EarlyStoppingCallback(monitor='train_loss', patience=3))
+    assert [set(o) for o in learn.lengths.seen] == [{15.}, {18.75}, {22.5}, {22.5}, {22.5}, {22.5}]
+
+def test_early_stopping_leaves_epochs_and_later_fits_alone():
+    learn = learner()
+    learn.fit(100, 1e-4, cbs=[EarlyStoppingCallback(monitor='train_loss', patience=2, comp=np.greater),MemoryLength(epochs=1)])
+    learn.fit(4, 0.01)
+    assert lengths(learn) == [15.,25.]

@@ -292,6 +292,16 @@ def test_an_optimizer_says_what_it_is(opt_func):
     assert shown.startswith(getattr(opt_func, 'func', opt_func).__name__) and shown.count('lr=0.125') == 2
     for o in 'weight_decay','rate_step','1 parameters','2 parameters': assert o in shown
 
+def test_the_representation_says_that_the_length_fits():
+    learn = learner()
+    class Shown(Callback):
+        order = 1000
+        def after_step(self): self.shown = repr(self.opt)
+    learn.fit(4, 0.01, cbs=[cb := Shown()])
+    for o in cb.shown,repr(learn.opt): assert o.count('beta3 fits each fit (0.9333 in the last step)') == 2 and '0.999' not in o
+    learn.opt.set_hyper('beta3', [0.9,0.8])
+    assert 'fits' not in repr(learn.opt) and 'beta3=0.9' in repr(learn.opt) and 'beta3=0.8' in repr(learn.opt)
+
 # --- callbacks
 
 @pytest.mark.parametrize('cb', [ClippedFraction,RateHistogram])

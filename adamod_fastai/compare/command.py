@@ -98,7 +98,7 @@ def parser():
     add('epochs', '5', 'epochs of each run')
     add('seeds', '3', 'runs with each optimizer and learning rate')
     add('schedule', None, f"how the learning rate changes: {', '.join(schedules)}", shown='that of the task, one_cycle for yours')
-    add('memory', 'own', "comma-separated averaging lengths, as fractions of the run, such as own,0.15,0.5; own is the optimizer's default")
+    add('memory', 'own', "comma-separated averaging lengths, as fractions of the fit, such as own,0.15,0.5; own is the optimizer's default")
     add('warmup', '0', "comma-separated fractions of the run over which the learning rate rises from 0, with the schedule 'flat'")
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()
