@@ -206,6 +206,22 @@ def test_a_patch_of_fastai_that_acts_late(tmp_path):
     from fastai.learner import Learner
     del Learner.factor,Learner._orig_factor # what `patch` has replaced
 
+def test_a_callback_that_is_made_again_with_another_number(tmp_path):
+    "The number acts only after the trial's three epochs; what training changes in the callback does not count"
+    stop = 'from fastai.callback.tracker import EarlyStoppingCallback\nstop = EarlyStoppingCallback(patience={}, min_delta=10.)\n' \
+           'def cbs(learn): return stop'
+    nb = Cells(tmp_path).run(stop.format(4), plain)
+    many = dict(n_epoch=12)
+    before = nb.mae(**many)
+    for _ in range(2): assert nb.mae(**many) == before and stored(tmp_path) == 1
+    nb.run(stop.format(8))
+    assert nb.mae(**many) == nb.fresh(**many) != before
+
+def test_two_functions_that_change_places(tmp_path):
+    make = 'def make(n):\n    def f(x): return (x+n)*n\n    return f\na,b = make(1),make(3)'
+    both = late.replace('return Late()', 'return Late(fs)').replace('*{0}', '*self.k[0](1)/self.k[1](2)')
+    is_seen(tmp_path, [make, 'fs = [a,b]', both, plain], 'fs = [b,a]')
+
 # what a late callback may have its number from: how it is written, and how it is then changed
 numbers = {'a global': (['N = 1'], 'N', 'N = 2'), 'a list': (['l = [1,[1]]'], 'l[1][0]', 'l = [1,[2]]'),
     'a dict': (['cfg = dict(n=1)'], "cfg['n']", 'cfg = dict(n=2)'),

@@ -65,6 +65,18 @@ def patches(o):
     "The functions of your own in the classes of `o`, which may be fastai's"
     return [f for c in type(o).__mro__ for f in vars(c).values() if isinstance(f, FunctionType) and is_own(f)]
 
+def names_in_init(o):
+    inits = [vars(c).get('__init__') for c in type(o).__mro__]
+    return {k for f in inits if isinstance(f, FunctionType) for k in f.__code__.co_varnames}
+
+def attributes(objects):
+    "The attributes of each of `objects` that its `__init__` is given"
+    return [{k: LoadedCode(vars(o)[k]).values for k in names_in_init(o) & vars(o).keys()} for o in objects]
+
+def settings_of(before, after):
+    "The attributes that are what they were `before`: training changes the others"
+    return [sorted(b.items() & a.items()) for b,a in zip(before, after)]
+
 def trial(get_learner, opt_func, cbs=None, n_epoch=3):
     "What is made for `opt_func`, by kind: hashes, and the losses and metrics of the first steps; and functions of your own in it"
     with alone(0), TemporaryDirectory() as folder:
@@ -74,7 +86,8 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
         res = dict(model=LoadedCode(re.sub(' at 0x[0-9a-f]+', '', repr(learn.model)), dict(state)).values,
                    optimizer=LoadedCode([dict(o) for o in getattr(opt, 'hypers', [])], list(getattr(opt, 'cbs', []))).values)
         how = [learn.lr, learn.moms, learn.wd, learn.wd_bn_bias, learn.train_bn, str(learn.dls.device)]
-        made = [learn, *learn.cbs, *mine, *learn.model.modules(), learn.loss_func, opt, learn.dls, *learn.metrics]
+        parts = [*learn.cbs, *mine, *learn.metrics]
+        made,before = [learn, *parts, *learn.model.modules(), learn.loss_func, opt, learn.dls],attributes(parts)
         learn.metrics,first = learn.metrics.map(OnOneBatch),FirstBatches()
         fit_quietly(learn, Learner.fit, n_epoch, 0.01, cbs=[first, *mine])
         for o in learn.metrics:
@@ -82,7 +95,7 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
         names = metric_names(learn)
         check_metric_names(get_learner, names)
         ends = [number(get_learner, k, v) for o in learn.recorder.values for k,v in zip(names, o)]
-        res['learner'] = LoadedCode(how, learn.loss_func, names, [o.name for o in (*learn.cbs, *mine)]).values
+        res['learner'] = LoadedCode(how, learn.loss_func, names, [o.name for o in parts], settings_of(before, attributes(parts))).values
         return {**res, 'losses': first.batch_losses, 'metrics': ends},[f for o in made for f in (type(o), *patches(o))] + [learn.loss_func]
 
 # %% ../../nbs/compare/03_identity.ipynb #e3d3d53e

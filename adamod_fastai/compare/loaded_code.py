@@ -130,25 +130,31 @@ def module_of(o):
 class LoadedCode:
     "A hash of each function, class and module of your own that `roots` consist of, by name, in `parts`; that of `roots` in `values`"
     def __init__(self, *roots):
-        self.texts,self.todo,self.names,done,res = {},[],set(),{},{}
+        self.texts,self.todo,self.names,self.numbers = {},[],set(),{}
         self.values = digest(self.text(roots))
+        done,res = {},{}
         while self.todo:
             o = self.todo.pop()
             if id(o) in done or not is_own(o) or isinstance(o, ModuleType) and o.__name__ == '__main__': continue
             done[id(o)] = o
-            res.setdefault(label(o), []).append(digest(self.text(self.consists_of(o))))
+            res.setdefault(label(o), []).append((self.numbered(o), digest(self.text(self.consists_of(o)))))
         self.reached = [o for o in done.values() if isinstance(o, ModuleType)]
-        self.parts = {k: digest(*sorted(v)) for k,v in sorted(res.items())}
+        self.parts = {k: digest(repr(sorted(v))) for k,v in sorted(res.items())}
 
     @cached_property
     def modules(self): return own_modules()
+
+    def numbered(self, o):
+        "The label of `o`, and which of those with that label it is"
+        alike = self.numbers.setdefault(label(o), {})
+        return f'{label(o)} {alike.setdefault(id(o), len(alike))}'
 
     def text(self, o):
         "The value `o` as text; the functions, classes and modules in it by name, their turn comes"
         if isinstance(o, exact): return repr(o)
         if isinstance(o, (FunctionType,type,ModuleType)):
             self.todo.append(o)
-            return label(o)
+            return self.numbered(o)
         if isinstance(o, torch.Tensor): return of_tensor(o)
         if isinstance(o, np.ndarray) and o.dtype != object: return of_array(o)
         if id(o) not in self.texts:
