@@ -1,5 +1,5 @@
 "Small comparisons that several tests share"
-import csv, json, multiprocessing, os, subprocess, sys, time
+import csv, json, multiprocessing, os, re, subprocess, sys, time
 from pathlib import Path
 
 import torch
@@ -52,6 +52,8 @@ def children(): return [p for p in multiprocessing.active_children() if p.is_ali
 
 env = {**{k:v for k,v in os.environ.items() if k not in ('DISPLAY','MPLBACKEND')}, 'PYTHONIOENCODING':'utf-8'}
 command = [sys.executable, '-c', 'from adamod_fastai.compare import main; main()']
+
+def without_progress(err): return re.sub(r'(?m)^\d+ of \d+ runs are done\n', '', err) # which a slow machine tells
 
 def run(args, cwd): return subprocess.run(command+args, cwd=cwd, env=env, capture_output=True, text=True, encoding='utf-8', timeout=300)
 

@@ -8,7 +8,7 @@ from adamod_fastai.compare import main
 from adamod_fastai.compare.command import split_tasks
 from adamod_fastai.compare.report import file_name
 from adamod_fastai.compare.sweep import watched
-from comparisons import command, ended, env, rows, run, runs
+from comparisons import command, ended, env, rows, run, runs, without_progress
 
 bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
             'unknown schedule': (['--schedule','cosine'], "'cosine'"), 'unreadable rate': (['--lrs','1e-3,fast'], "'fast'"),
@@ -36,7 +36,8 @@ def here(capfd, monkeypatch):
         capfd.readouterr()
         try: code = main(args) or 0
         except SystemExit as e: code = e.code or 0
-        return Result(code, *capfd.readouterr())
+        out,err = capfd.readouterr()
+        return Result(code, out, without_progress(err))
     yield run
     sys.path[:] = path
     for o in set(sys.modules)-modules:
@@ -176,13 +177,14 @@ def test_command_interrupted(tmp_path, jobs):
     while not runs(tmp_path/'adamod-compare') and time.time()-start < 120: time.sleep(0.1)
     os.killpg(p.pid, signal.SIGINT) # as a terminal does: all of its processes
     out,err = p.communicate(timeout=120)
+    err = without_progress(err)
     assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
     assert ended(p.pid)
     before = rows(path)
     assert 1 <= len(before) < 12
     res = run(args, tmp_path)
     after = rows(path)
-    assert (res.returncode,res.stderr,len(after))==(0,f"Found {len(before)} of 12 runs in 'adamod-compare'\n",12)
+    assert (res.returncode,without_progress(res.stderr),len(after))==(0,f"Found {len(before)} of 12 runs in 'adamod-compare'\n",12)
     assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
 
 # --- files that are alike

@@ -293,6 +293,12 @@ def test_values_are_told_apart_and_found_again(values):
     assert len({LoadedCode(o).values for o in values})==len(values)
     assert [LoadedCode(o).values for o in values]==[LoadedCode(o).values for o in values]
 
+def test_what_does_not_let_itself_be_looked_into_is_no_error():
+    from adamod_fastai.compare.loaded_code import LoadedCode
+    class Closed:
+        def __getstate__(self): raise TypeError('no')
+    assert LoadedCode(Closed()).values == LoadedCode(Closed()).values
+
 def test_a_list_that_is_in_itself_has_an_end():
     from adamod_fastai.compare.loaded_code import LoadedCode
     a = [1]
@@ -323,7 +329,7 @@ def test_sums_that_differ_in_their_last_digits(tmp_path, capfd):
     assert nb.mae()==want and 'Found 1 of 1' in capfd.readouterr().err
     run['made']['losses'] = [o*1.1 for o in run['made']['losses']]
     file.write_text(json.dumps(run))
-    assert nb.mae()==want and capfd.readouterr().err=='1 stored runs are not reused, as these differ: first losses\n'
+    assert nb.mae()==want and capfd.readouterr().err=='1 stored run not reused, as these differ: first losses\n'
 
 script = """
 import sys
@@ -337,7 +343,7 @@ compare(get_learner, 'Adam', 0.1, seeds=SEEDS, n_epoch=1, out='out')
 @pytest.mark.slow
 def test_more_seeds_in_a_script_find_the_runs_and_a_changed_argument_does_not(tmp_path):
     "In a new process each time, in which sets have another order"
-    differ = '2 stored runs are not reused, as these differ: get_learner()'
+    differ = '2 stored runs not reused, as these differ: get_learner()'
     for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,"Found 1 of 2 runs in 'out'"), (2,4,4,differ)]:
         (tmp_path/'mine.py').write_text(script.replace('SEEDS', str(seeds)))
         res = subprocess.run([sys.executable, '-W', 'ignore', 'mine.py', str(hidden)], cwd=tmp_path, capture_output=True, text=True,

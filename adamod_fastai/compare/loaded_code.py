@@ -159,7 +159,9 @@ class LoadedCode:
         if isinstance(o, np.ndarray) and o.dtype != object: return of_array(o)
         if id(o) not in self.texts:
             self.texts[id(o)] = o,'...' # where it is in itself
-            parts = filter(None, map(self.text, inside(o)))
+            try: held = list(inside(o))
+            except Exception: held = [type(o)] # it does not let itself be looked into
+            parts = filter(None, map(self.text, held))
             text = f'{type(o).__name__}({", ".join(parts)})'
             self.texts[id(o)] = o,'' if isinstance(o, trained_kinds) else text
         return self.texts[id(o)][1]

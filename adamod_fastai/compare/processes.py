@@ -10,7 +10,6 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from types import FunctionType, ModuleType
-from unittest.mock import patch
 
 import cloudpickle
 
@@ -150,7 +149,9 @@ def context():
 @contextmanager
 def without_script():
     "What is started here does not run the script that is running"
-    with patch.dict(sys.modules, {'__main__': ModuleType('__main__')}): yield
+    main,sys.modules['__main__'] = sys.modules['__main__'],ModuleType('__main__')
+    try: yield
+    finally: sys.modules['__main__'] = main
 
 def start_early():
     "Let the process from which others are forked begin to import what they need"

@@ -80,7 +80,7 @@ def tell_what_differs(comparisons, todo, store):
     "Say in what the stored runs with the settings of `todo` differ from these"
     found = [(i,run,differences(l[0]['made'], run['made'])) for i,run in todo if (l := store.alike(run))]
     for what,n in Counter(tuple(o) for *_,o in found).items():
-        tell(f'{n} stored runs are not reused, as these differ: {", ".join(what)}')
+        tell(f'{n} stored run{"s"*(n > 1)} not reused, as these differ: {", ".join(what)}')
     if found and comparisons[found[0][0]].is_random(found[0][1]):
         tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused: seed what is random')
 
