@@ -222,6 +222,16 @@ def test_two_functions_that_change_places(tmp_path):
     both = late.replace('return Late()', 'return Late(fs)').replace('*{0}', '*self.k[0](1)/self.k[1](2)')
     is_seen(tmp_path, [make, 'fs = [a,b]', both, plain], 'fs = [b,a]')
 
+def test_functions_of_one_name_in_the_task_and_in_the_optimizer(tmp_path):
+    "Neither hides the other"
+    make = 'def make(n):\n    def f(x): return x*n\n    return f\na,b = make(1),make(1)'
+    opt = 'def opt(params, lr, **kw): return Adam(params, lr=b(lr), **kw)'
+    nb = Cells(tmp_path).run(make, late.format('a(1)'), plain, opt)
+    before = nb.mae(opts={'mine': nb.names['opt']})
+    nb.run('a = make(2)')
+    after = nb.mae(opts={'mine': nb.names['opt']})
+    assert after == nb.fresh(opts={'mine': nb.names['opt']}) != before
+
 # what a late callback may have its number from: how it is written, and how it is then changed
 numbers = {'a global': (['N = 1'], 'N', 'N = 2'), 'a list': (['l = [1,[1]]'], 'l[1][0]', 'l = [1,[2]]'),
     'a dict': (['cfg = dict(n=1)'], "cfg['n']", 'cfg = dict(n=2)'),
@@ -285,6 +295,8 @@ def test_closures_lambdas_and_partials_are_told_apart(tmp_path):
 values = [[np.zeros((2,3)),np.zeros((3,2)),np.zeros(6),np.zeros(6, int),np.zeros(12, np.float32)],
     [torch.ones(3), torch.zeros(3), torch.ones(3, dtype=torch.bfloat16), torch.ones(3).to_sparse(), torch.ones(3, device='meta')],
     [*(np.array(['a',o], dtype=object) for o in 'bc'), *(pd.DataFrame(dict(a=range(o))) for o in (99,98)), pd.Series([1]), pd.Series([2])],
+    [torch.ones(3,4)[:,:1], torch.ones(3,4)[:1,:1], torch.ones(4,3).T, torch.zeros(0), torch.tensor(1.), torch.ones(2, dtype=torch.complex64),
+     torch.tensor([True]), np.ones((3,4))[:,:1], np.ones((3,4))[:1,:1], np.array('2026-01-01', dtype='M8[D]'), np.array(['a'])],
     [1, 1., True, '1', b'1', [1], (1,), {1}, {1:1}, range(1), None, torch.float, np.float32(1), len, max]]
 
 @pytest.mark.parametrize('values', values)

@@ -263,7 +263,7 @@ def test_losses_are_those_of_training(tmp_path):
 
 def same_opt(): return {'a': Adam, 'b': lambda p, **kw: Adam(p, **kw)}
 
-def test_texts_of_a_language_model_come_in_the_same_order_each_time():
+def test_texts_of_a_language_model_come_in_the_same_order_each_time(tmp_path):
     from fastai.text.data import LMDataLoader
     texts = [torch.randint(9, (n,), generator=torch.Generator().manual_seed(n)) for n in range(20, 50)]
     dls = DataLoaders(*(LMDataLoader([(o,) for o in l], bs=4, seq_len=8, shuffle=l is texts) for l in (texts,texts[:5])))
@@ -273,7 +273,7 @@ def test_texts_of_a_language_model_come_in_the_same_order_each_time():
             self.emb = torch.nn.Embedding(9, 9)
         def forward(self, x): return self.emb(x).flatten(0, 1)
     loss = lambda p, t: torch.nn.functional.cross_entropy(p, t.flatten())
-    df = compare(lambda f: Learner(dls, Next(), loss_func=loss, opt_func=f), same_opt(), 0.1, seeds=2, n_epoch=2)
+    df = compare(lambda f: Learner(dls, Next(), loss_func=loss, opt_func=f), same_opt(), 0.1, seeds=2, n_epoch=2, out=tmp_path)
     a,b = [df[df.opt==o] for o in 'ab']
     assert a.losses.tolist() == b.losses.tolist() and a.losses.iloc[0] != a.losses.iloc[1]
 

@@ -104,10 +104,9 @@ def sample(n, most=500, first=100):
     if n <= most: return list(range(n))
     return [*range(first), *(first+i*(n-first)//(most-first) for i in range(most-first))]
 
-def batches_of(dl, n=10):
-    "Batches of a sample, or the first `n` where there is no telling which item is which"
-    if getattr(dl, 'indexed', False): return dl.create_batches(sample(len(dl.dataset)))
-    return islice(iter(dl), n)
+def items_of(dl, n=10):
+    "A sample of the items, or the first `n` batches where there is no telling which item is which"
+    return map(dl.do_item, sample(dl.n)) if getattr(dl, 'indexed', False) else islice(iter(dl), n)
 
 def length(o):
     try: return len(o)
@@ -118,7 +117,7 @@ def content(dl):
     ds = getattr(dl, 'dataset', None)
     items = getattr(ds, 'items', None)
     whole = LoadedCode(ds, items if isinstance(items, (pd.DataFrame,np.ndarray,torch.Tensor)) else None).values
-    return digest(f'{length(dl)} {length(ds)} {getattr(dl, "bs", None)}', whole, *(LoadedCode(o).values for o in batches_of(dl)))
+    return digest(f'{length(dl)} {length(ds)} {getattr(dl, "bs", None)}', whole, *(LoadedCode(o).values for o in items_of(dl)))
 
 def data_made(get_learner, opt_func):
     with alone(0), TemporaryDirectory() as folder:
@@ -136,7 +135,7 @@ def identities(get_learner, opts, cbs=None, stored=True):
     for name,(made,functions) in trials.items():
         code = {}
         for o in task,LoadedCode(opts[name], functions):
-            code.update({f'{k}()': v for k,v in o.parts.items()}, arguments=digest(code.get('arguments', ''), o.values))
+            for k,v in {**{f'{k}()': v for k,v in o.parts.items()}, 'arguments': o.values}.items(): code[k] = digest(code.get(k, ''), v)
         if len(code) > 1: code['Python'] = '{}.{}'.format(*sys.version_info)
         res[name] = {**versions(), **made, 'data': data, **code}
     return res

@@ -60,13 +60,10 @@ def of_tensor(o):
     head = f'{o.dtype} {o.layout} {o.device.type} {list(o.shape)}'
     if o.is_meta or o.is_quantized: return digest(head)
     if o.layout != torch.strided: o = o.to_dense()
-    o = o.detach().cpu().resolve_conj().resolve_neg()
-    return digest(head, o.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    o = o.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return digest(head, o.as_strided((o.numel(),), (1,)).view(torch.uint8).numpy().data)
 
-def of_array(o):
-    "A hash of the array `o`, to the last bit"
-    data = np.ascontiguousarray(o).reshape(-1)
-    return digest(f'{o.dtype} {o.shape}', data.view(np.uint8).data)
+def of_array(o): return digest(f'{o.dtype} {o.shape}', o.tobytes())
 
 def has(o, k):
     "Has `o` the attribute `k` itself, made by no `__getattr__`?"
