@@ -3,7 +3,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 cfg = ConfigParser(delimiters=['='], interpolation=None)
@@ -20,7 +20,7 @@ def absolute(md):
 
 setup(
     name=lib, version=version, description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
-    license_expression=cfg['license'], license_files=['LICENSE'], packages=[lib],
+    license_expression=cfg['license'], license_files=['LICENSE'], packages=find_packages(include=[lib, f'{lib}.*']),
     python_requires=f">={cfg['min_python']}",
     project_urls={'Repository': url, 'Documentation': f'https://{owner}.github.io/{repo}/', 'Issues': f'{url}/issues',
                   'Changelog': f'{url}/blob/main/CHANGELOG.md'},

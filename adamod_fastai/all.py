@@ -3,6 +3,4 @@ from .fused import *
 from .memory import *
 from .optimizer import *
 from .callback import *
-from .runs import *
-from .shown import *
 from .compare import *

@@ -16,7 +16,9 @@ import torch
 from fastai.basics import Adam, set_seed
 from fastai.callback.all import *
 from adamod_fastai.all import *
-from adamod_fastai.tasks import cancer_learner, digits_learner, transformer_learner
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
+
+from chosen_on import cancer_learner
 
 class Announced(MemoryLength):
     "15% of the epochs that are announced"

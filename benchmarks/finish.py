@@ -17,7 +17,9 @@ import torch
 from fastai.basics import SGD, set_seed
 from fastai.callback.all import *
 from adamod_fastai.all import *
-from adamod_fastai.tasks import densenet_learner, digits_learner, transformer_learner
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
+
+from chosen_on import densenet_learner
 
 TASKS = {'densenet': (densenet_learner, 12, 1e-2, (3e-3,1e-2,3e-2)), 'digits': (digits_learner, 5, 1e-2, (3e-3,1e-2,3e-2)),
          'transformer': (transformer_learner, 5, 3e-3, (1e-3,3e-3,1e-2))} # epochs and learning rate of the first fit, those of one long fit

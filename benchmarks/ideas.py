@@ -11,8 +11,10 @@ import torch
 from fastai.optimizer import step_stat, weight_decay
 
 from adamod_fastai.all import *
-from adamod_fastai.tasks import *
-from without_losses import without_losses
+from adamod_fastai.compare.tasks import *
+
+from chosen_on import cancer_learner, densenet_learner, text_learner
+from kept import compare, copy_tables
 
 def average_grow(p, rate, step, beta3, lr_avg=None, start=10, **kwargs):
     return average_lr(p, rate, beta3=1-1/max(start, step), lr_avg=lr_avg)
@@ -44,8 +46,8 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     for o in sys.argv[1:] or tasks:
         get_learner,n_epoch,lrs,flat = tasks[o]
-        args = dict(seeds=5, n_epoch=n_epoch, out=f'nbs/results/ideas/{o}')
+        args = dict(seeds=5, n_epoch=n_epoch, out=f'ideas/{o}')
         compare(get_learner, follow, lrs, memory=0.15, **args) # the same as the published one where the rate is constant
         compare(get_learner, ideas, lrs, **args)
         compare(get_learner, ideas, flat, schedule='flat', **args)
-        without_losses(args['out'])
+        copy_tables(args['out'])

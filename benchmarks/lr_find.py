@@ -12,7 +12,9 @@ from fastai.callback.schedule import SuggestionMethod
 from fastai.torch_core import no_random
 
 from adamod_fastai.all import *
-from adamod_fastai.tasks import *
+from adamod_fastai.compare.tasks import *
+
+from chosen_on import cancer_learner, densenet_learner
 
 three = {k: known_opts[k] for k in ('Adam','AdaMod','AdaMod-1000')}
 tasks = dict(digits=(digits_learner, 5, known_opts), cancer=(cancer_learner, 8, three), densenet=(densenet_learner, 8, three))

@@ -1,6 +1,7 @@
 "The long transformer, each of whose layers starts with weights of its own: torch's `nn.TransformerEncoder` copies one"
 from torch import nn
-from adamod_fastai.tasks import text_learner
+
+from chosen_on import text_learner
 
 def own_weights_learner(opt_func):
     learn = text_learner(opt_func)

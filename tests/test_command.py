@@ -4,8 +4,11 @@ from functools import partial
 
 import numpy as np, pandas as pd, pytest
 
-from adamod_fastai.compare import _watched, main
-from comparisons import command, env, rows, run
+from adamod_fastai.compare import main
+from adamod_fastai.compare.command import split_tasks
+from adamod_fastai.compare.report import file_name
+from adamod_fastai.compare.sweep import watched
+from comparisons import command, ended, env, rows, run, runs, without_progress
 
 bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
             'unknown schedule': (['--schedule','cosine'], "'cosine'"), 'unreadable rate': (['--lrs','1e-3,fast'], "'fast'"),
@@ -16,7 +19,7 @@ bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unkn
             'unknown memory': (['--memory','long'], "'long'"), 'both ways': (['--lower','--higher'], '--higher'),
             'no such file': (['--task','my_file.py:get_learner'], "no file 'my_file.py'"),
             'no such module': (['--task','nowhere.at_all:get'], "'nowhere'"),
-            'no such function': (['--task','adamod_fastai.tasks:learner'], "no function 'learner' in 'adamod_fastai.tasks'"),
+            'no such function': (['--task','adamod_fastai.compare.tasks:learner'], "no function 'learner' in 'adamod"),
             'a file with a mistake': (['--task','digits,taken.py:get'], 'SyntaxError')}
 
 taken = ['taken','taken.py']
@@ -33,7 +36,8 @@ def here(capfd, monkeypatch):
         capfd.readouterr()
         try: code = main(args) or 0
         except SystemExit as e: code = e.code or 0
-        return Result(code, *capfd.readouterr())
+        out,err = capfd.readouterr()
+        return Result(code, out, without_progress(err))
     yield run
     sys.path[:] = path
     for o in set(sys.modules)-modules:
@@ -55,18 +59,18 @@ def test_command(tmp_path, here):
     res = run(args, tmp_path)
     assert (res.returncode,res.stderr)==(0,'')
     out = tmp_path/'res'
-    assert sorted(os.listdir(out))==['.lock','digits_accuracy.png','digits_losses.png','losses.csv','results.csv','runs.jsonl']
+    assert sorted(os.listdir(out))==['digits_accuracy.png','digits_losses.png','losses.csv','results.csv','runs']
     for o in out.glob('*.[cp]*'): assert os.path.join('res', o.name) in res.stdout.splitlines()[-1]
     for o in out.glob('*.png'): assert o.read_bytes()[:8]==b'\x89PNG\r\n\x1a\n'
-    runs = rows(out/'results.csv')
-    assert {(o['opt'],float(o['lr']),o['seed']) for o in runs} == {(o,lr,s) for o in ('Adam','AdaMod') for lr in (.01,.1) for s in '01'}
-    assert len(runs)==8 and {o['batches'] for o in runs}=={'22'} and {(o['schedule'],o['n_epoch']) for o in runs}=={('flat','1')}
-    acc = np.array([float(o['accuracy']) for o in runs if (o['opt'],float(o['lr']))==('Adam',.01)])
+    table = rows(out/'results.csv')
+    assert {(o['opt'],float(o['lr']),o['seed']) for o in table} == {(o,lr,s) for o in ('Adam','AdaMod') for lr in (.01,.1) for s in '01'}
+    assert len(table)==8 and {o['batches'] for o in table}=={'22'} and {(o['schedule'],o['n_epoch']) for o in table}=={('flat','1')}
+    acc = np.array([float(o['accuracy']) for o in table if (o['opt'],float(o['lr']))==('Adam',.01)])
     line = next(o for o in res.stdout.splitlines() if o.startswith('Adam '))
     assert f'{acc.mean():.3f} ± {acc.std(ddof=1):.3f}' in line
     before = (out/'results.csv').read_bytes()
     again = here([*args, '--jobs', '1'], tmp_path)
-    assert again.stdout==res.stdout and (out/'results.csv').read_bytes()==before and again.stderr=="8 of 8 runs were in 'res' already\n"
+    assert again.stdout==res.stdout and (out/'results.csv').read_bytes()==before and again.stderr=="Found 8 of 8 runs in 'res'\n"
     low = here([*args, '--metric', 'accuracy', '--lower'], tmp_path).stdout
     worst = lambda text: [k for k in ('Adam ','AdaMod') if next(o for o in text.splitlines() if o.startswith(k))[:30].count('*')]
     assert len(worst(low))==1 and worst(low) != worst(res.stdout)
@@ -91,7 +95,7 @@ def test_command_help(here):
     res = here(['--help'], '.')
     options = res.stdout[:res.stdout.index('examples:')].split('\n  --')[1:]
     assert res.returncode==0 and len(options)==14
-    for o in options: assert o.count('default') == (0 if o.startswith('lower') else 1), o
+    for o in options: assert o.count('(default') == (0 if o.startswith('lower') else 1), o
     assert 'adamod-compare --task my_file.py:get_learner' in res.stdout
 
 my_file = """
@@ -102,7 +106,10 @@ def loss(a, b): return (a-b).abs().mean()
 def get_learner(opt_func): return Learner(dls(), nn.Linear(3,1), loss_func=loss, opt_func=opt_func, metrics=[mae, loss])
 def no_learner(opt_func): return 3
 def raises(opt_func): raise ValueError('of mine')
-def dies(opt_func): import os; os._exit(9)
+def dies(opt_func):
+    import multiprocessing, os
+    if multiprocessing.parent_process(): os._exit(9)
+    return get_learner(opt_func)
 """
 my_data = """
 import torch
@@ -136,10 +143,10 @@ def test_command_compares_on_my_own_task(mine, tmp_path, here, task):
     best = min(('Adam','SGD'), key=lambda k: sum(float(o['mae']) for o in runs if (o['opt'],float(o['lr']))==(k,.01)))
     first = next(o for o in res.stdout.splitlines() if o.startswith(best))
     assert '*' in first[:30]
-    assert len(list(tmp_path.glob('*get_learner_mae.png')))==1
+    assert len(list(tmp_path.glob('*get_learner*mae.png')))==1
 
 @pytest.mark.parametrize('task,code,text', [('my_file.py:no_learner',2,'returns 3, it must return a Learner'),
-    ('my_file:dies',2,'A process died in the run dies: Adam, lr 0.01, seed 0 (exit code 9)'),
+    ('my_file:dies',2,'A process died in one of the runs dies: '),
                                                             ('my_file.py:missing',2,"no function 'missing'")])
 def test_command_says_what_is_wrong_with_my_task(mine, tmp_path, here, task, code, text):
     res = here(['--task',task,*few,'--out',str(tmp_path)], mine)
@@ -147,7 +154,7 @@ def test_command_says_what_is_wrong_with_my_task(mine, tmp_path, here, task, cod
 
 def test_a_mistake_in_my_task_is_shown_where_it_is(mine, tmp_path, here):
     with pytest.raises(ValueError, match='of mine') as e: here(['--task','my_file.py:raises',*few,'--out',str(tmp_path)], mine)
-    assert 'in raises' in str(e.value.__cause__)
+    assert 'raises' in [o.name for o in e.traceback]
 
 def test_command_runs_a_file_that_changed_anew(tmp_path, here):
     def task(text):
@@ -156,7 +163,7 @@ def test_command_runs_a_file_that_changed_anew(tmp_path, here):
         assert res.returncode==0
         return len(rows(tmp_path/'adamod-compare'/'results.csv'))
     (tmp_path/'my_data.py').write_text(my_data)
-    assert [task(o) for o in (my_file, my_file+'\nunused = 1', my_file.replace('.mean()','.sum()'))]==[1,2,3]
+    assert [task(o) for o in (my_file, my_file+'\nunused = 1', my_file.replace('.mean()','.sum()'))]==[1,1,2]
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
@@ -167,16 +174,17 @@ def test_command_interrupted(tmp_path, jobs):
     p = subprocess.Popen(command+args, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                          start_new_session=True, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     path,start = tmp_path/'adamod-compare'/'results.csv',time.time()
-    while not path.with_name('runs.jsonl').exists() and time.time()-start < 120: time.sleep(0.1)
+    while not runs(tmp_path/'adamod-compare') and time.time()-start < 120: time.sleep(0.1)
     os.killpg(p.pid, signal.SIGINT) # as a terminal does: all of its processes
     out,err = p.communicate(timeout=120)
+    err = without_progress(err)
     assert p.returncode==130 and out=='' and len(err.splitlines())==1 and 'interrupted' in err
-    with pytest.raises(ProcessLookupError): os.killpg(p.pid, 0)
+    assert ended(p.pid)
     before = rows(path)
     assert 1 <= len(before) < 12
     res = run(args, tmp_path)
     after = rows(path)
-    assert (res.returncode,res.stderr,len(after))==(0,f"{len(before)} of 12 runs were in 'adamod-compare' already\n",12)
+    assert (res.returncode,without_progress(res.stderr),len(after))==(0,f"Found {len(before)} of 12 runs in 'adamod-compare'\n",12)
     assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
 
 # --- files that are alike
@@ -199,7 +207,7 @@ def test_two_files_alike_but_for_their_data_are_two_tasks(tmp_path, here, monkey
     both = maes(here(['--task','a/task.py:get_learner,b/task.py:get_learner',*args], tmp_path))
     alone = [maes(here(['--task',f'{o}/task.py:get_learner',*args,'--out',f'res_{o}'], tmp_path))[0] for o in 'ab']
     assert both==alone and float(both[1]) > 20*float(both[0])
-    assert {o['file'] for o in rows(tmp_path/'res'/'results.csv')}=={'../a/task.py','../b/task.py'}
+    assert len({o['made'] for o in rows(tmp_path/'res'/'results.csv')})==2
 
 def test_two_files_that_import_what_has_one_name_do_not_go_together(tmp_path, here):
     for o in 'ab':
@@ -212,10 +220,99 @@ def test_two_files_that_import_what_has_one_name_do_not_go_together(tmp_path, he
 
 # --- what one sees
 
+todo = [(0,dict(task='tiny', opt='Adam', lr=0.1, seed=i)) for i in range(3)]
+def done(): return ((o,{}) for o in todo)
+
 def test_without_a_terminal_there_is_a_line_now_and_then(capfd):
-    assert list(_watched(iter('abc'), 3, str, every=0))==list('abc')
+    assert [o for o,_ in watched(done(), todo, every=0)]==todo
     assert capfd.readouterr().err.splitlines()==[f'{i} of 3 runs are done' for i in (1,2,3)]
-    assert list(_watched(iter('abc'), 3, str))==list('abc') and capfd.readouterr()==('','')
+    assert [o for o,_ in watched(done(), todo)]==todo and capfd.readouterr()==('','')
+
+@pytest.mark.parametrize('n', [1,2])
+def test_the_bar_names_what_is_trained_from_the_first_run_on(monkeypatch, n):
+    from fastprogress import fastprogress
+    shown = []
+    class Bar(fastprogress.ProgressBar):
+        def __init__(self, *args, **kwargs): super().__init__(*args, **{**kwargs, 'display': True})
+        def on_update(self, val, text): shown.append((val,self.comment))
+    monkeypatch.setattr('adamod_fastai.compare.sweep.IN_NOTEBOOK', True)
+    monkeypatch.setattr('adamod_fastai.compare.sweep.progress_bar', Bar)
+    list(watched(done(), todo, n))
+    names = [f'tiny: Adam, lr 0.1, seed {i}' for i in range(3)]
+    assert dict(shown)=={i: '; '.join(names[i:i+n]) for i in range(4)}
+
+class NoTerminal:
+    "A standard output that is only written to"
+    def write(self, s): pass
+
+@pytest.mark.parametrize('out', [None, NoTerminal()])
+def test_a_standard_output_that_is_no_file(tmp_path, monkeypatch, out):
+    monkeypatch.setattr(sys, 'stdout', out)
+    monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    main(['--task','comparisons:tiny',*few,'--out',str(tmp_path/'res')])
+    assert len(rows(tmp_path/'res/results.csv'))==8
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform=='win32', reason='has pipes of its own')
+def test_a_pipe_that_closes(mine, tmp_path):
+    args = ['--task','my_file.py:get_learner',*few,'--jobs','1','--out',str(tmp_path)]
+    p = subprocess.Popen([*command, *args], cwd=mine, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p.stdout.close()
+    assert p.stderr.read()=='' and p.wait()==141 and len(rows(tmp_path/'results.csv'))==8
+
+@pytest.mark.slow
+def test_the_package_run_as_a_module_is_the_command(tmp_path):
+    res = subprocess.run([sys.executable,'-m','adamod_fastai.compare','--help'], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert res.returncode==0 and res.stdout.startswith('usage: adamod-compare')
+
+# --- the paths of tasks
+
+def test_two_tasks_never_share_a_picture():
+    specs = ['a/b.py:f', 'a_b.py:f', 'a b.py:f', 'a-b.py:f', 'a.b:f', 'x'*300+'.py:f', 'y'+'x'*300+'.py:f', 'ä.py:f', 'a/b/c.py:f',
+             'a/b_c.py:f']
+    names = [file_name(o) for o in specs]
+    assert len(set(names))==len(specs) and max(map(len, names)) < 100
+    assert file_name('digits')=='digits' and file_name('my_file.py:get_learner')=='my_file.py_get_learner'
+
+def test_a_long_path(tmp_path, here):
+    folder = tmp_path/('long'*20)/('path'*20)/('of'*40)
+    folder.mkdir(parents=True)
+    (folder/'my_file.py').write_text(my_file)
+    (folder/'my_data.py').write_text(my_data)
+    res = here(['--task',f'{folder.relative_to(tmp_path)}/my_file.py:get_learner',*few], tmp_path)
+    assert (res.returncode,res.stderr)==(0,'') and len(list((tmp_path/'adamod-compare').glob('*.png')))==2
+
+def test_the_table_is_printed_before_anything_is_drawn(mine, tmp_path, here, monkeypatch, capfd):
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('adamod_fastai.compare.command.draw', full)
+    with pytest.raises(OSError, match='No space left'): here(['--task','my_file.py:get_learner',*few,'--out',str(tmp_path)], mine)
+    assert 'Adam ' in capfd.readouterr().out
+
+@pytest.mark.parametrize('text,want', [('digits,transformer',['digits','transformer']), ('a,b.py:f',['a,b.py:f']),
+    ('digits, a,b.py:f',['digits','a,b.py:f']), ('b.py:f,b.py:f',['b.py:f']), ('c.py:f,a,b.py:f',['c.py:f','a,b.py:f'])])
+def test_a_comma_in_a_path(tmp_path, monkeypatch, text, want):
+    monkeypatch.chdir(tmp_path)
+    for o in 'a,b.py','b.py','c.py': (tmp_path/o).touch()
+    assert split_tasks(text)==want
+
+def test_a_task_file_that_changes_the_folder(tmp_path, here):
+    (tmp_path/'my_file.py').write_text(my_file+'import os\nos.makedirs("else", exist_ok=True)\nos.chdir("else")\n')
+    (tmp_path/'my_data.py').write_text(my_data)
+    res = here(['--task','my_file.py:get_learner',*few,'--out','res'], tmp_path)
+    assert res.returncode==0 and len(rows(tmp_path/'res/results.csv'))==8 and not os.listdir(tmp_path/'else')
+
+@pytest.mark.parametrize('top,text', [('import sys; sys.exit("bye")', 'SystemExit: bye'),
+                                      ('raise ValueError("of mine")', 'ValueError: of mine')])
+def test_a_task_file_that_ends_python(tmp_path, here, top, text):
+    (tmp_path/'my_file.py').write_text(top)
+    res = here(['--task','my_file.py:get_learner',*few], tmp_path)
+    assert res.returncode==2 and len(res.stderr.splitlines())==1 and text in res.stderr
+
+def test_a_task_file_that_reads_arguments_gets_none_of_ours(tmp_path, here):
+    (tmp_path/'my_file.py').write_text('import argparse\np = argparse.ArgumentParser()\np.add_argument("--n", type=int, default=3)\n'
+                                       'assert p.parse_args().n == 3\n'+my_file)
+    (tmp_path/'my_data.py').write_text(my_data)
+    assert here(['--task','my_file.py:get_learner',*few], tmp_path).returncode==0
 
 @pytest.mark.slow
 def test_one_seed_has_no_standard_deviation(here, tmp_path):

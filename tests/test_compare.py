@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np, pandas as pd, pytest
 from fastai.learner import mk_metric
 
-from adamod_fastai.shown import compare_table, opt_styles, plot_losses, plot_metric
+from adamod_fastai.compare import compare_table, opt_styles, plot_losses, plot_metric
 
 # The table and the pictures
 
@@ -58,6 +58,10 @@ def test_plot_losses_at_a_rate():
     assert [o.get_text() for o in ax.get_legend().get_texts()]==['A','B']
     with pytest.raises(ValueError, match='Invalid lr: 5'): plot_losses(frame(), lr=5)
     plt.close('all')
+
+def test_losses_that_are_not_there_are_said_where_they_are():
+    with pytest.raises(ValueError, match="^Invalid df: it has no column 'losses'; .* losses.csv"):
+        plot_losses(frame().drop(columns='losses'))
 
 # What is where
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from adamod_fastai.all import compare
-from adamod_fastai.tasks import digits_learner, transformer_learner
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
 
 pytestmark = pytest.mark.slow
 

@@ -6,16 +6,25 @@ from pathlib import Path
 import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
-ROOMS = ['base','tape','fused','memory','optimizer','callback','tasks','runs','own','store','engines','shown','compare','all']
+COMPARE = ['arguments','train','loaded_code','identity','store','processes','report','tasks','sweep','command']
+ROOMS = ['base','tape','fused','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE),'compare/__init__','all']
+
+def module_of(name, o):
+    "The modules of the package that the import `o` in module `name` is of"
+    here = ['adamod_fastai',*name.split('/')]
+    where = ('.'.join(here[:-o.level]+[o.module or '']) if o.level else o.module).removeprefix('adamod_fastai').strip('.')
+    path = where.replace('.', '/')
+    return f'{path}/__init__' if (package/path/'__init__.py').is_file() and path else path
 
 def uses(name):
     "The modules of the package that a module imports, anywhere in it"
     found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, (ast.Import,ast.ImportFrom))]
     assert not any('adamod_fastai' in a.name for o in found if isinstance(o, ast.Import) for a in o.names)
-    return {o.module for o in found if isinstance(o, ast.ImportFrom) and o.level==1} | {
-        o.module.partition('.')[2] for o in found if isinstance(o, ast.ImportFrom) and not o.level and o.module.startswith('adamod_fastai')}
+    return {module_of(name, o) for o in found if isinstance(o, ast.ImportFrom) and (o.level or o.module.startswith('adamod_fastai'))}
 
-def test_these_are_all_the_modules(): assert {o.stem for o in package.glob('*.py')} == {*ROOMS,'__init__','_modidx'}
+def test_these_are_all_the_modules():
+    found = {o.relative_to(package).with_suffix('').as_posix() for o in package.rglob('*.py')}
+    assert found == {*ROOMS,'__init__','_modidx','compare/__main__'}
 
 @pytest.mark.parametrize('name', ROOMS)
 def test_uses_only_what_stands_before_it(name): assert uses(name) <= set(ROOMS[:ROOMS.index(name)])
@@ -27,7 +36,7 @@ def defined(name):
         if isinstance(o, (ast.FunctionDef,ast.ClassDef)) and not patched: yield o.name
         if isinstance(o, ast.Assign): yield from (t.id for v in o.targets for t in ast.walk(v) if isinstance(t, ast.Name))
 
-@pytest.mark.parametrize('name', ['base','memory','optimizer','callback'])
+@pytest.mark.parametrize('name', ['base','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE)])
 def test_an_underscore_means_not_used_elsewhere(name):
     found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, ast.ImportFrom)]
     assert [a.name for o in found if o.level or o.module.startswith('adamod_fastai') for a in o.names if a.name.startswith('_')] == []
@@ -50,11 +59,10 @@ def test_the_step_knows_no_rule(): assert uses('tape') == {'base'} and uses('fus
 def test_all_is_what_a_user_types():
     import adamod_fastai.all as all_
     names = {o for o in vars(all_) if not o.startswith('_')}
-    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram',
-            'compare','compare_table','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
+    assert {'AdaMod','DiffMod','DiffGrad','DeepMemory','FusedOptimizer','MemoryLength','ClippedFraction','RateHistogram','known_opts',
+            'compare','compare_table','opt_styles','plot_metric','plot_losses','average_lr','clip_rate','rate_step'} <= names
     assert not {o for o in names if o=='main' or o.endswith(('_learner','_dls'))}
 
-def test_what_compares_is_short_and_no_denser_than_fastai():
-    "The densest module of fastai, its callback.schedule, has 9.2"
-    size = [density.measure(package/f'{o}.py') for o in ('runs','own','store','compare')]
-    assert sum(n for n,_ in size) <= 620 and max(o for _,o in size) < 9.25
+def test_the_comparison_takes_little_from_the_rest():
+    took = set().union(*(uses(o) for o in ROOMS if o.startswith('compare/')))
+    assert {o for o in took if not o.startswith('compare/')} == {'memory','optimizer','callback'}

@@ -11,7 +11,7 @@ from fastai.callback.all import ParamScheduler, SchedLin, combined_cos
 
 from adamod_fastai.all import *
 from adamod_fastai.base import ModOptimizer
-from adamod_fastai.tasks import transformer_learner
+from adamod_fastai.compare.tasks import transformer_learner
 from learners import cancer_learner, quiet
 from reference import Rule
 

@@ -29,7 +29,7 @@ def test_a_narrow_gradient_is_off_by_its_last_bit(dtype):
 
 IN_A_PROCESS = """
 from fastai.basics import *
-from adamod_fastai.tasks import digits_learner
+from adamod_fastai.compare.tasks import digits_learner
 def sizes():
     set_seed(1)
     learn = digits_learner()

@@ -53,7 +53,7 @@ FIT = """
 import importlib, pkgutil, adamod_fastai
 for o in pkgutil.iter_modules(adamod_fastai.__path__): importlib.import_module(f'adamod_fastai.{o.name}')
 from adamod_fastai.all import *
-from adamod_fastai.tasks import digits_learner
+from adamod_fastai.compare.tasks import digits_learner
 learn = digits_learner(AdaMod)
 with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2, cbs=ClippedFraction())
 print(learn.final_record[1:4])

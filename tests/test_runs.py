@@ -14,8 +14,8 @@ from fastai.optimizer import Adam, Lookahead, SGD
 
 from adamod_fastai.compare import compare, compare_table, plot_losses, plot_metric
 from adamod_fastai.optimizer import AdaMod
-from adamod_fastai.runs import known_opts
-from adamod_fastai.tasks import digits_learner, text_learner
+from adamod_fastai.compare import known_opts
+from adamod_fastai.compare.tasks import digits_learner, transformer_learner
 from comparisons import N_BATCHES, Tiny, grid, rows, tiny_dls
 from learners import used
 
@@ -63,7 +63,7 @@ def test_same_seed_same_run():
     assert a.losses.tolist()==b.losses.tolist() and a.mae.tolist()==b.mae.tolist()
     for _,o in a.groupby(['opt','lr']): assert o.losses.iloc[0] != o.losses.iloc[1]
 
-@pytest.mark.parametrize('get', [digits_learner, partial(text_learner, n_batches=3)])
+@pytest.mark.parametrize('get', [digits_learner, partial(transformer_learner, n_batches=3)])
 def test_same_seed_same_run_on_real_data(get):
     a,b = [compare(get, 'AdaMod', 1e-2, seeds=1, n_epoch=1) for _ in range(2)]
     assert a.losses[0]==b.losses[0] and a.valid_loss[0]==b.valid_loss[0]
@@ -112,16 +112,16 @@ class Shown(Callback):
     order = 49
     def before_fit(self): self.learn.metrics = self.learn.metrics + [ValueMetric(lambda: self.dls.train.bs/2, 'shown')]
 
-made = [] # of this module: what a closure holds would be a part of what the run was, as Learners in a global are not
+made = []
 def test_cbs_are_made_for_each_run_and_their_metrics_are_columns(tmp_path):
     def cbs(learn):
         if 'sqr_mom' not in learn.opt.hypers[0]: return None
         made.append(learn)
         learn.mine = Shown()
         return learn.mine
-    for _ in range(2):
+    for n in 4+1,4+2: # each time one trial with Adam
         df = compare(Tiny(), **grid, cbs=cbs, out=tmp_path)
-        assert len(made)==len({id(o.mine) for o in made})==4
+        assert len(made)==len({id(o.mine) for o in made})==n
         assert (df[df.opt=='Adam'].shown==4).all() and df[df.opt=='SGD'].shown.isna().all()
         assert compare_table(df).equals(compare_table(df, 'mae'))
 
@@ -146,8 +146,8 @@ def learner(opt_func, metrics=mae, model=None):
 
 @pytest.mark.parametrize('get,text', [
     (lambda f: None, 'returns None'), (lambda f: tiny_dls(), 'returns DataLoaders'), (lambda f: learner(Adam), 'does not use the opt_func'),
-    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'metric is called {o!r}') for o in 'lr opt seed losses code file'.split()],
-    (lambda f: learner(f, [mae,mae]), "two metrics are called 'mae'"), (3, '3')])
+    *[(lambda f, o=o: learner(f, ValueMetric(lambda: 1., o)), f'a metric called {o!r}') for o in 'lr opt seed losses made run'.split()],
+    (lambda f: learner(f, [mae,mae]), "two metrics called 'mae'"), (3, '3')])
 @pytest.mark.parametrize('jobs', [None,2])
 def test_refused_before_the_first_batch(tmp_path, get, text, jobs):
     with pytest.raises(ValueError, match='^Invalid get_learner: ') as e: compare(get, **grid, out=tmp_path, jobs=jobs)
@@ -157,7 +157,7 @@ def test_the_same_model_again_is_refused(tmp_path):
     model = torch.nn.Linear(3,1)
     for get in (lambda f: learner(f, model=model)),(lambda f: learner(f, model=torch.nn.Sequential(model, torch.nn.ReLU()))):
         with pytest.raises(ValueError, match='^Invalid get_learner: .*trained before'): compare(get, **grid, out=tmp_path)
-    assert len(rows(tmp_path/'results.csv'))==1
+    assert no_runs(tmp_path)
 
 def test_a_frozen_part_may_be_shared():
     body = torch.nn.Linear(3,3).requires_grad_(False)
@@ -212,6 +212,7 @@ class SeeMemory(Callback):
     order = 70
     def __init__(self, lengths): self.lengths = lengths
     def after_step(self):
+        if hasattr(self.learn, 'first_batches'): return # a trial
         if self.epoch==self.train_iter==0: self.lengths.append(1/(1-used(self.opt)[0]['beta3']))
 
 @pytest.mark.parametrize('warmup', [0.25,0.5])
@@ -262,7 +263,7 @@ def test_losses_are_those_of_training(tmp_path):
 
 def same_opt(): return {'a': Adam, 'b': lambda p, **kw: Adam(p, **kw)}
 
-def test_texts_of_a_language_model_come_in_the_same_order_each_time():
+def test_texts_of_a_language_model_come_in_the_same_order_each_time(tmp_path):
     from fastai.text.data import LMDataLoader
     texts = [torch.randint(9, (n,), generator=torch.Generator().manual_seed(n)) for n in range(20, 50)]
     dls = DataLoaders(*(LMDataLoader([(o,) for o in l], bs=4, seq_len=8, shuffle=l is texts) for l in (texts,texts[:5])))
@@ -272,7 +273,7 @@ def test_texts_of_a_language_model_come_in_the_same_order_each_time():
             self.emb = torch.nn.Embedding(9, 9)
         def forward(self, x): return self.emb(x).flatten(0, 1)
     loss = lambda p, t: torch.nn.functional.cross_entropy(p, t.flatten())
-    df = compare(lambda f: Learner(dls, Next(), loss_func=loss, opt_func=f), same_opt(), 0.1, seeds=2, n_epoch=2)
+    df = compare(lambda f: Learner(dls, Next(), loss_func=loss, opt_func=f), same_opt(), 0.1, seeds=2, n_epoch=2, out=tmp_path)
     a,b = [df[df.opt==o] for o in 'ab']
     assert a.losses.tolist() == b.losses.tolist() and a.losses.iloc[0] != a.losses.iloc[1]
 
@@ -295,7 +296,7 @@ def test_runs_side_by_side_do_not_load_what_others_save(tmp_path, monkeypatch):
         return SaveModelCallback()
     get = Tiny()
     compare(get, 'Adam', [1e-2,1e-1], seeds=1, n_epoch=1, cbs=cbs)
-    assert len({*folders}) == 2 and not any(o.exists() for o in folders) and not any(tmp_path.iterdir())
+    assert len({*folders}) == 1+2 and not any(o.exists() for o in folders) and not any(tmp_path.iterdir())
 
 def test_fine_tune_keeps_the_losses_of_both_fits():
     df = compare(Tiny(), 'SGD', 0.1, seeds=1, n_epoch=2, schedule='fine_tune')
@@ -314,4 +315,19 @@ def test_a_function_may_look_at_the_name_of_its_opt_func():
         names.append(opt_func.__name__)
         return Tiny()(opt_func)
     compare(get_learner, 'Adam', 0.1, seeds=1, n_epoch=1)
-    assert names == ['Adam']
+    assert set(names) == {'Adam'}
+
+# --- interrupted
+
+@pytest.mark.parametrize('out', [None,'res'])
+def test_interrupted_in_a_notebook_hands_back_what_is_done(tmp_path, monkeypatch, capfd, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('adamod_fastai.compare.sweep.IN_NOTEBOOK', True)
+    df = compare(Tiny(stop=3), **grid, out=out)
+    err = capfd.readouterr().err.splitlines()[-1]
+    assert len(df)==3 and err.startswith('Interrupted: 3 of 8 runs are done') and ('out=' in err) == (out is None)
+    assert compare_table(df).shape == (2,2)
+
+def test_interrupted_elsewhere_says_how_to_keep_it():
+    with pytest.raises(KeyboardInterrupt, match='^3 of 8 runs are done, and not kept: with out=') as e: compare(Tiny(stop=3), **grid)
+    assert e.value.__suppress_context__

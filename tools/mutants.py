@@ -171,19 +171,29 @@ MISTAKES = [Mistake(*o) for o in [
     ('a rate at an lr of 0', "if not hyper['lr']: return torch.zeros_like(state['sqr_avg'])", '', 'callback'),
     # tasks
     ('validation on training data', '(blocks[:cut], blocks[cut::valid_step])', '(blocks[:cut], blocks[::valid_step])', 'tasks'),
-    ('rows in both parts', 'splits = idxs[:len(df)//2],', 'splits = idxs[:1+len(df)//2],', 'tasks'),
+    ('rows in both parts', 'slice(n_train, None)', 'slice(n_train-1, None)', 'tasks'),
     ('it sees ahead', 'q, k, v, is_causal=True)', 'q, k, v)', 'tasks'),
     # comparisons: a run
     ('data in the order of the last run', "if hasattr(dl, 'rng'): dl.rng.seed(seed)", '', 'runs'),
     ('warmup last', 'combine_scheds([warmup,1-warmup],', 'combine_scheds([1-warmup,warmup],', 'runs'),
     ('threads stay as they were in a run', 'finally: torch.set_num_threads(n)\n', 'finally: pass\n', 'runs engines'),
+    # comparisons: when a run is reused
+    ('a trial of two epochs', 'def trial(get_learner, opt_func, cbs=None, n_epoch=3):',
+     'def trial(get_learner, opt_func, cbs=None, n_epoch=2):', 'identity'),
+    ('other losses are the same', 'rtol=1e-3, atol=1e-6, equal_nan=True', 'rtol=1., atol=1e-6, equal_nan=True', 'identity'),
+    ('globals do not count', 'held, vars(f), self.named(f), module_of(f)]', 'held, vars(f), module_of(f)]', 'identity'),
+    ('defaults do not count', '[f.__code__, f.__defaults__, f.__kwdefaults__, held', '[f.__code__, f.__kwdefaults__, held', 'identity'),
+    ('closures do not count', 'f.__kwdefaults__, held, vars(f)', 'f.__kwdefaults__, vars(f)', 'identity'),
+    ('patches do not count', '(type(o), *patches(o))', '(type(o),)', 'identity'),
+    ('data do not count', "'data': data, **code", '**code', 'identity'),
     # comparisons: what is kept
-    ('a loss of NaN in JSON', 'return None if isinstance(o, float) and not math.isfinite(o) else o', 'return o', 'store'),
-    ('an old table stays', 'self.table.stat().st_mtime >= self.path.stat().st_mtime', 'self.table.stat().st_mtime', 'store'),
+    ('a loss of NaN in JSON', 'parse_constant=lambda _: None', 'parse_constant=float', 'store'),
+    ('a file in its place at once', 'part = path.with_name(', 'part = path or path.with_name(', 'store'),
     # comparisons: processes
     ('runs go on after an error', 'for f,_ in futures: f.cancel()', 'pass', 'engines'),
-    ('a process is still at what it has done', 'finally: doing[i] = 0', 'finally: pass', 'engines'),
-    ('many threads in an executor', 'one_thread=jobs is not None or executor is not None', 'one_thread=jobs is not None', 'engines'),
+    ('a module stays as its file has it', 'for o in own.values(): cloudpickle.register_pickle_by_value(o)\n', 'pass\n', 'engines'),
+    ('a worker begins in the first folder', 'os.chdir(folder)', 'pass', 'engines'),
+    ('many threads in an executor', 'return train_job(functions, job),None', 'return train_job(functions, job, False),None', 'engines'),
     # comparisons: tables and figures
     ('each of the best has a star', "alone = top.groupby('lr').transform('sum') == 1",
      "alone = top.groupby('lr').transform('sum') >= 1", 'compare'),
