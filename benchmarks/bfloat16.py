@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What training gives with parameters in bfloat16 and no float32 copy of them: rounded to nearest, at random, and with Kahan's sum.
+"""What training gives with parameters in bfloat16 and no float32 copy: rounded to nearest, stochastically, and with Kahan summation.
 
     python benchmarks/bfloat16.py [--json FILE] [--steps N] [--seeds N]
 
 A network of two hidden layers learns scikit-learn's digits. The learning rates are those of the table, constant, without weight decay.
-`optimi` keeps what rounding has lost in two more bytes for each parameter; it steps by Adam's rule, as AdaMod does with a
-memory of one batch, alone and in `Lookahead`. `loss` is the mean of the last 100 batches, `accuracy` that of the validation set; both
-are means of the seeds.
+`optimi` stores what rounding has lost in two more bytes per parameter; it steps by Adam's rule, as AdaMod does
+when it averages over one batch, alone and in `Lookahead`. `loss` is the mean of the last 100 batches, `accuracy`
+that of the validation set; both are means of the seeds.
 """
 import argparse, json, warnings
 from functools import partial

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What the callbacks add to a training batch, as a share of it: `python benchmarks/callback_cost.py [--json FILE] [--rounds N]`
+"""What the callbacks add to a training batch, as a fraction of its time: `python benchmarks/callback_cost.py [--json FILE] [--rounds N]`
 
 A round is ten batches, stepped by the fused AdaMod. After each batch every callback is called as a Learner calls it, and timed
-by itself; at the end of the round its results are fetched. The share is of the time of the same ten batches, and the table
+by itself; at the end of the round its results are fetched. The fraction is of the time of the same ten batches, and the table
 has the median over the rounds. It is processor time, so that a busy machine does not count.
 """
 import argparse, json, os, tempfile, time, warnings
@@ -21,7 +21,7 @@ from adamod_fastai.all import AdaMod, ClippedFraction, RateHistogram
 from step_time import machine
 
 def transformer():
-    "Twelve layers of width 256 on tokens, and a linear layer to say the next"
+    "Twelve layers of width 256 on tokens, and a linear layer that predicts the next"
     layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(256, 8, 1024, batch_first=True), 12, enable_nested_tensor=False)
     return nn.Sequential(nn.Embedding(1000, 256), layers, nn.Linear(256, 1000))
 
@@ -38,7 +38,7 @@ def batch(model, x, y, opt):
     opt.zero_grad()
 
 def callback(f, model, opt):
-    "A callback in the middle of a fit, so long that it does not say that the memory is longer"
+    "A callback in the middle of a fit, so long that it does not warn that the average is longer"
     cb = f()
     cb.learn = SimpleNamespace(opt=opt, model=model, cbs=[], n_iter=10_000, n_epoch=1, train_iter=0)
     cb._training = True

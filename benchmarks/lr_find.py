@@ -1,6 +1,6 @@
 """What `lr_find` suggests for each optimizer, and how well `fit_one_cycle` trains at that: `python benchmarks/lr_find.py [TASK ...]`
 
-A row in nbs/results/lr_find/TASK.csv for each optimizer and seed; what is there already is not run again.
+A row in nbs/results/lr_find/TASK.csv for each optimizer and seed; stored runs are not repeated.
 """
 import sys, warnings
 from pathlib import Path
@@ -27,7 +27,7 @@ def quiet(get_learner, opt_func, seed):
     return learn
 
 def run(get_learner, n_epoch, opt_func, seed):
-    "The rate that is suggested, and what comes of it"
+    "The suggested learning rate, and what training with it reaches"
     with no_random(seed): lr = quiet(get_learner, opt_func, seed).lr_find(show_plot=False, suggest_funcs=SuggestionMethod.Valley).valley
     with no_random(seed):
         learn = quiet(get_learner, opt_func, seed)

@@ -3,7 +3,7 @@
 
     python benchmarks/other_gradients.py [--json FILE] [--reps N]
 
-So it is with experts of which a batch takes some, or layers that are dropped at random. Processor time of one thread: at each step
+This happens with experts of which each batch uses some, or layers that are dropped at random. Processor time of one thread: at each step
 both optimizers get the same gradients and take turns at being first. `ratio` is the median of the steps, `low` and `high` the
 quartiles. The first 20 steps, in which it compiles, are not counted.
 """

@@ -1,7 +1,7 @@
-"""What the memory does to embedding rows that are seldom seen: `python benchmarks/rare_rows.py [FILE]`
+"""What averaging does to rare embedding rows: `python benchmarks/rare_rows.py [FILE]`
 
-Trains a tabular and a text model with Adam, with AdaMod, and with `skip_zeros=True`; six learning rates, two seeds, with the memory
-that AdaMod comes with, 15% of the run, or of 1000 batches. Writes a row for each run.
+Trains a tabular and a text model with Adam, with AdaMod, and with `skip_zeros=True`; six learning rates, two seeds, averaging
+over 15% of the run, AdaMod's default, or over 1000 batches. Writes a row for each run.
 """
 import re, sys, warnings
 from functools import partial

@@ -35,14 +35,14 @@ def timed(f):
     return time.thread_time()-start
 
 def plain(p):
-    "The part of `p` that lies here, and of its gradient, as tensors of their own"
+    "The local shard of `p` and of its gradient, as plain tensors"
     q = nn.Parameter(p.to_local().detach().clone())
     q.grad = p.grad.to_local().clone()
     return q
 
 def measure(rank, world, path, reps):
     torch.set_num_threads(1)
-    warnings.simplefilter('error')  # a parameter that is stepped eagerly after all
+    warnings.simplefilter('error')  # a parameter falls back to the eager step
     warnings.filterwarnings('ignore', category=DeprecationWarning)
     warnings.filterwarnings('ignore', category=FutureWarning)
     dist.init_process_group('gloo', init_method=f'file://{path}/meet', rank=rank, world_size=world)

@@ -5,7 +5,7 @@
 
 Every optimizer steps the same parameters in turn, in each round in another order, and the medians of the rounds are compared,
 so that a busy machine slows all of them alike, and none always finds what the same one left in the cache. `floor` is the ratio
-of what must be read and written: 7 numbers for each element with AdamW, 9 with AdaMod (the memory as well), 11 with DiffMod
+of what must be read and written: 7 values per element with AdamW, 9 with AdaMod (the running average too), 11 with DiffMod
 (the previous gradient too). `DiffMod traffic` reads and writes those 11 and computes next to nothing, compiled in the same way:
 the floor in practice. `GB/s` is what must be read and written by the time. `first` is the first two steps, in which the fused
 optimizers compile: each shape anew, the first one without anything cached. `extra` is the most memory that is held during a step
@@ -31,7 +31,7 @@ from adamod_fastai.optimizer import AdaMod, DiffMod
 LR = 1e-5
 
 def traffic(p, a=None, b=None, c=None, d=None, **kwargs):
-    "Read and write as many numbers as DiffMod, and compute next to nothing"
+    "Read and write as many values as DiffMod, and compute next to nothing"
     g = p.grad.data
     p.data.add_(g)
     return {k:torch.zeros_like(g) if o is None else o.add_(g) for k,o in dict(a=a, b=b, c=c, d=d).items()}

@@ -1,4 +1,4 @@
-"""The runs of the tutorials on where AdaMod wins, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
+"""The runs of the tutorials on where AdaMod beats Adam, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
 The studies are those below, all of them without a name: some twenty hours on one core, `JOBS=4` shares them among four. Runs are kept in
 benchmarks/runs, so they can be interrupted, and their tables in nbs/results. The runs of the tables that are there are not in the
@@ -31,14 +31,14 @@ seeds = 5
 def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
 
 def scores(df):
-    "Mean over the seeds of the first metric at each rate, nothing where a run diverged"
+    "Mean over the seeds of the first metric at each learning rate, -inf where a run diverged"
     metric = next(o for o in ('accuracy','r2_score') if o in df)
     return df.assign(score=df[metric].where(~df.diverged)).groupby('lr').score.agg(lambda o: o.mean(skipna=False)).fillna(float('-inf'))
 
 def around_best(run, most=9):
     """Run one seed at each decade; then all seeds at the best decade and half a decade to both sides of it, and on to the side of the best,
     or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far.
-    The best rate, as `rate` counts"""
+    The best learning rate, as `rate` counts"""
     decades,means = range(-8, 1, 2),{}
     first = scores(run([rate(k) for k in decades], seeds=1))
     first = {k:first[rate(k)] for k in decades}
@@ -56,7 +56,7 @@ def around_best(run, most=9):
     return max(means, key=means.get)
 
 def table(task, *schedules):
-    "Each optimizer of the table around its best rate, and above Adam's"
+    "Each optimizer of the table around its best learning rate, and above Adam's"
     get_learner,n_epoch = all_tasks[task]
     for schedule in schedules:
         run = partial(compare, get_learner, n_epoch=n_epoch, schedule=schedule, out=f'table/{task}')
@@ -68,7 +68,7 @@ def table(task, *schedules):
         run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds)
 
 def again(task):
-    "Five other seeds of AdaMod and Adam, at the rates that are best for the first five"
+    "Five new seeds of AdaMod and Adam, at the learning rates that are best for the first five"
     get_learner,n_epoch = all_tasks[task]
     for schedule in 'one_cycle','flat':
         for name in 'AdaMod','Adam':
@@ -124,7 +124,7 @@ translations = dict(
                                           where='longest_one_cycle'))
 
 def facts():
-    "What the tasks are, into tasks.csv; `nothing` is the score of the best answer that is always the same"
+    "What the tasks are, into tasks.csv; `nothing` is the baseline: the score of always giving the best constant answer"
     kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
                  diamonds='table, regression', mnist='images', source='text', text='text', mnist1d='curves', program='text')
     rows = []

@@ -2,7 +2,7 @@
 """Sentence pairs, English and German, out of the gettext catalogues that Debian's packages carry: `python benchmarks/translation_data.py`
 
 Needs Debian or Ubuntu with `apt-get download` (217 MB, nothing is installed) and `pip install sentencepiece`. Writes into
-benchmarks/pairs, which is not committed: pairs.tsv with the pairs, pieces.model with the pieces of words that a model sees. Which
+benchmarks/pairs, which is not committed: pairs.tsv with the pairs, pieces.model with the tokens that a model sees. Which
 packages, their versions and licences is in benchmarks/translation.csv: other versions give nearly the same pairs, and are named.
 """
 import re, subprocess, sys, tempfile
@@ -60,7 +60,7 @@ def near(a, b, least=0.5):
     return np.isin(np.arange(len(a)), common.row[is_near])
 
 def split(df):
-    "Mark 1000 random pairs as those to validate on, and leave out what is near to one of them in either language"
+    "Mark 1000 random pairs as those to validate on, and leave out what is close to one of them in either language"
     df = df.sample(frac=1, random_state=42, ignore_index=True)
     valid,train = df[:n_valid],df[n_valid:]
     train = train[~(near(train.en, valid.en)|near(train.de, valid.de))]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What the memory does where Adam fails, in translation: `python benchmarks/translation_rates.py`, into nbs/results/translation/rates
+"""What AdaMod changes where Adam fails, in translation: `python benchmarks/translation_rates.py`, into nbs/results/translation/rates
 
-Adam and AdaMod at a rate of .003 without a warm-up, five networks each. layers.csv has for each layer, averaged over the networks: the
-part of the rates that is clipped, how much of Adam's rate is used, and how far a batch moves the weights, as a fraction of how large they
-are; histograms.csv the rates of all weights, curves.csv the loss of each network. What is there already is not run again.
+Adam and AdaMod at a learning rate of .003 without warmup, five seeds each. layers.csv has for each layer, averaged over the seeds: the
+fraction of adaptive rates that are clipped, the effective rate as a fraction of Adam's, and how far a batch moves the weights, relative to
+their size; histograms.csv the effective rates of all weights, curves.csv the loss of each seed. Stored runs are not repeated.
 
-`python benchmarks/translation_rates.py examples` trains single networks for longer, and writes what they make of a few sentences;
-with `facts` it writes how many pairs there are, and the loss of one that knows only how frequent each piece is.
+`python benchmarks/translation_rates.py examples` trains single networks for longer, and writes their translations of a few sentences;
+with `facts` it writes how many pairs there are, and the loss of the unigram baseline.
 """
 import sys, warnings
 from pathlib import Path
@@ -29,7 +29,7 @@ optimizers = dict(Adam=Adam, AdaMod=AdaMod)
 def when(step): return step <= 20 or step % 5 == 0 and step <= 100 or step % 20 == 0
 
 class Layers(Callback):
-    "What is clipped, used and moved in each layer, and the loss of each network"
+    "What is clipped, used and moved in each layer, and the loss of each seed"
     def before_fit(self): self.rows,self.losses,self.n_done = [],[],0
 
     def after_loss(self):
@@ -81,7 +81,7 @@ def rates(lr=3e-3):
     for k,v in tables.items(): pd.concat(v).to_csv(folder/f'{k}.csv', index=False, float_format='%.4g')
 
 def examples(n_epoch=10, n=8):
-    "One network each, at the best rate of the comparison but five times as long, and what it makes of `n` sentences that it has not seen"
+    "One network each, at its best learning rate but for five times as long, and its translations of `n` validation sentences"
     path = out/'examples.csv'
     df = pairs('valid').sample(n, random_state=0)
     rows = [dict(opt='', lr='', nll='', **{str(i): o for i,o in enumerate(df[k])}) for k in ('en','de')]

@@ -28,4 +28,4 @@ def test_the_step_reads_and_writes_that_much(f, dtype, monkeypatch):
     sizes = dict(zip([n.name for n in program.module.graph.nodes if n.op == 'placeholder'], [o.itemsize for o in program.spec.dtypes]))
     written = [n.args[0].name for n in program.module.graph.nodes if n.op == 'call_method' and n.target == 'copy_']
     assert len(set(written)) == len(written)
-    assert sum(sizes.values()) + sum(sizes[o] for o in written) == page_cost()(f, dtype)['step']
+    assert sum(sizes.values()) + sum(sizes[o] for o in written) == page_cost()(f, dtype)['traffic']

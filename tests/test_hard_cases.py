@@ -154,7 +154,7 @@ def test_a_shared_parameter_takes_one_step(opt_func):
         assert opt.state[ps[0]]['step'] == 3
     assert same(*res)
 
-@pytest.mark.feature('frozen and thawed repeatedly')
+@pytest.mark.feature('frozen and unfrozen repeatedly')
 def test_frozen_and_thawed(opt_func):
     learn = quiet(cancer_learner(partial(opt_func, len_memory=5), wd=1.))
     learn.unfreeze()
@@ -281,7 +281,7 @@ def grows(opt_func, leak=lambda: None, n=500):
     return objects >= n/2 or size >= 10*n
 
 @pytest.mark.slow
-@pytest.mark.feature('no memory growth over 2,000 steps')
+@pytest.mark.feature('no memory leak over 2,000 steps')
 def test_memory_does_not_grow(opt_func): assert not grows(opt_func)
 
 LEAKS = {'200 bytes': lambda: bytes(200), 'a large object': lambda: bytes(2000), 'a tensor': lambda: torch.zeros(50),

@@ -57,7 +57,7 @@ def killed(tmp_path_factory):
     return res
 
 @pytest.mark.slow
-@pytest.mark.feature('resume after SIGKILL, to the bit')
+@pytest.mark.feature('resume after SIGKILL, bit-for-bit identical')
 def test_resumed_run_ends_where_the_uninterrupted_one_does(opt_func, killed, request, tmp_path):
     case = request.node.callspec.params['opt_func']
     done = [int(o.stem.split('_')[1]) for o in (killed[case]/'models').glob('model_*.pth')]
@@ -84,7 +84,7 @@ FOREIGN = {"Adam's": (lambda f: Adam, {}, r"without the hypers beta3, paper"),
                            r"saved by another optimizer(: it keeps grad_avg, lr_avg, prev_grad|, without the hypers version)"),
            'another number of groups': (lambda f: f, dict(splitter=one_group), r"1 parameter groups, the optimizer has 2")}
 
-@pytest.mark.feature('checkpoint of another optimizer or other groups: refused')
+@pytest.mark.feature('checkpoint of another optimizer or other groups: rejected')
 @pytest.mark.parametrize('which', FOREIGN)
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit(opt_func, which, tmp_path):
@@ -103,7 +103,7 @@ def test_a_checkpoint_that_does_not_fit(opt_func, which, tmp_path):
     ours.fit(1, 0.01)
     assert steps(ours) == {50}
 
-@pytest.mark.feature('checkpoint of another model: refused')
+@pytest.mark.feature('checkpoint of another model: rejected')
 def test_a_checkpoint_of_another_model(opt_func, tmp_path):
     ours,theirs = fitted(opt_func, tmp_path),fitted(opt_func, tmp_path)
     before = state_of(ours.opt)
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_another_model(opt_func, tmp_path):
     ours.fit(1, 0.01)
     assert steps(ours) == {50}
 
-@pytest.mark.feature("checkpoint loaded into fastai's Adam: refused")
+@pytest.mark.feature("checkpoint loaded into fastai's Adam: rejected")
 def test_adam_refuses_ours(opt_func, tmp_path):
     fitted(opt_func, tmp_path).save('ours')
     adam = fitted(Adam, tmp_path)
@@ -140,7 +140,7 @@ def test_an_optimizer_that_has_not_stepped(opt_func, tmp_path):
     learn.fit(1, 0.01)
     assert steps(learn) == {25}
 
-@pytest.mark.feature('checkpoint of the other path')
+@pytest.mark.feature('checkpoint shared by the eager and the fused step')
 @pytest.mark.parametrize('saved_by', PATHS)
 def test_eager_and_fused_share_checkpoints(opt_func, saved_by, tmp_path):
     saved,loaded = fitted(partial(opt_func.func, **PATHS[saved_by]), tmp_path),fitted(opt_func, tmp_path, seed=1)

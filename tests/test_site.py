@@ -133,7 +133,7 @@ def test_page_in_a_browser(browse, server, pages, nb):
     assert 'data-mjx-error=' not in dom
 
 def test_source_link_unfolds_the_source(browse, site):
-    dom,_ = browse((site/'core.html').as_uri()+'#source-ModOptimizer')
+    dom,_ = browse((site/'base.html').as_uri()+'#source-ModOptimizer')
     assert re.search('<details class="source" open="[^<]*<summary>Source of ModOptimizer</summary><a id="source-ModOptimizer"', dom)
 
 @pytest.fixture(scope='session')
