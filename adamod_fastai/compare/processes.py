@@ -85,7 +85,7 @@ checked = set()
 def check(functions, job):
     "Raise an error if this process makes something else than the one that sent the job"
     i,run = job
-    if (id(functions),i,run['opt']) in checked: return
+    if (id(functions),i) in checked: return
     get_learner,opts,cbs = functions[i]
     def first():
         made,_ = trial(get_learner, opts[run['opt']], cbs)
@@ -94,7 +94,7 @@ def check(functions, job):
     differ = differences(here, {k: run['made'].get(k) for k in here})
     if differ and not differences(here, first()): # it does come out the same each time
         raise ChildProcessError(f'A worker makes something else than this process: {", ".join(differ)}')
-    checked.add((id(functions),i,run['opt']))
+    checked.add((id(functions),i))
 
 # %% ../../nbs/compare/05_processes.ipynb #2701785d
 mine = None # what a local process was sent
