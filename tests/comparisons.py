@@ -14,12 +14,12 @@ from fastai.metrics import mae
 N_BATCHES = 6
 
 class Runs(Callback):
-    "Keeps the Learners that are trained in runs, and interrupts like Ctrl-C before run number `stop`"
-    def __init__(self, made, stop=None): self.made,self.stop = made,stop
+    "Keeps in the task `of` the Learners that are trained in runs, and interrupts like Ctrl-C before run number `of.stop`"
+    def __init__(self, of): self.of = of
     def before_fit(self):
         if hasattr(self.learn, 'first_batches'): return # a trial
-        if len(self.made)==self.stop: raise KeyboardInterrupt
-        if self.learn not in self.made: self.made.append(self.learn) # `fine_tune` fits twice
+        if len(self.of.made)==self.of.stop: raise KeyboardInterrupt
+        if self.learn not in self.of.made: self.of.made.append(self.learn) # `fine_tune` fits twice
 
 class Tiny:
     "Linear regression in 6 batches an epoch, which keeps the Learners of its runs in `made`"
@@ -28,8 +28,7 @@ class Tiny:
     def __getstate__(self): return dict(made=[], stop=None, dls=None) # what it made so far is no part of what identifies a run
     def __call__(self, opt_func):
         model = torch.nn.Sequential(torch.nn.Linear(3,1), torch.nn.Dropout(0.1))
-        cbs = Runs(self.made, self.stop)
-        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=cbs)
+        return Learner(self.dls or tiny_dls(), model, loss_func=MSELossFlat(), opt_func=opt_func, metrics=mae, cbs=Runs(self))
 
 def tiny_dls():
     x = torch.linspace(-1, 1, 3*8*N_BATCHES).view(-1,3).sin()

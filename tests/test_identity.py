@@ -295,8 +295,9 @@ def test_closures_lambdas_and_partials_are_told_apart(tmp_path):
 values = [[np.zeros((2,3)),np.zeros((3,2)),np.zeros(6),np.zeros(6, int),np.zeros(12, np.float32)],
     [torch.ones(3), torch.zeros(3), torch.ones(3, dtype=torch.bfloat16), torch.ones(3).to_sparse(), torch.ones(3, device='meta')],
     [*(np.array(['a',o], dtype=object) for o in 'bc'), *(pd.DataFrame(dict(a=range(o))) for o in (99,98)), pd.Series([1]), pd.Series([2])],
-    [torch.ones(3,4)[:,:1], torch.ones(3,4)[:1,:1], torch.ones(4,3).T, torch.zeros(0), torch.tensor(1.), torch.ones(2, dtype=torch.complex64),
-     torch.tensor([True]), np.ones((3,4))[:,:1], np.ones((3,4))[:1,:1], np.array('2026-01-01', dtype='M8[D]'), np.array(['a'])],
+    [torch.ones(3,4)[:,:1], torch.ones(3,4)[:1,:1], torch.ones(4,3).T, torch.zeros(0), torch.tensor(1.),
+     torch.ones(2, dtype=torch.complex64), torch.tensor([True]),
+     np.ones((3,4))[:,:1], np.ones((3,4))[:1,:1], np.array('2026-01-01', dtype='M8[D]'), np.array(['a'])],
     [1, 1., True, '1', b'1', [1], (1,), {1}, {1:1}, range(1), None, torch.float, np.float32(1), len, max]]
 
 @pytest.mark.parametrize('values', values)

@@ -82,9 +82,10 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
     with alone(0), TemporaryDirectory() as folder:
         learn = new_learner(get_learner, opt_func, 0, folder)
         learn.path,mine = Path(folder),L(cbs(learn) if cbs else None)
-        state,opt = learn.model.state_dict(),learn.opt
-        res = dict(model=LoadedCode(re.sub(' at 0x[0-9a-f]+', '', repr(learn.model)), dict(state)).values,
-                   optimizer=LoadedCode([dict(o) for o in getattr(opt, 'hypers', [])], list(getattr(opt, 'cbs', []))).values)
+        opt,layers = learn.opt,re.sub(' at 0x[0-9a-f]+', '', repr(learn.model))
+        hypers = [dict(o) for o in getattr(opt, 'hypers', [])]
+        res = dict(model=LoadedCode(layers, dict(learn.model.state_dict())).values,
+                   optimizer=LoadedCode(hypers, list(getattr(opt, 'cbs', []))).values)
         how = [learn.lr, learn.moms, learn.wd, learn.wd_bn_bias, learn.train_bn, str(learn.dls.device)]
         parts = [*learn.cbs, *mine, *learn.metrics]
         made,before = [learn, *parts, *learn.model.modules(), learn.loss_func, opt, learn.dls],attributes(parts)
@@ -95,8 +96,9 @@ def trial(get_learner, opt_func, cbs=None, n_epoch=3):
         names = metric_names(learn)
         check_metric_names(get_learner, names)
         ends = [number(get_learner, k, v) for o in learn.recorder.values for k,v in zip(names, o)]
-        res['learner'] = LoadedCode(how, learn.loss_func, names, [o.name for o in parts], settings_of(before, attributes(parts))).values
-        return {**res, 'losses': first.batch_losses, 'metrics': ends},[f for o in made for f in (type(o), *patches(o))] + [learn.loss_func]
+        how += [learn.loss_func, names, [o.name for o in parts], settings_of(before, attributes(parts))]
+        functions = [learn.loss_func, *(f for o in made for f in (type(o), *patches(o)))]
+        return {**res, 'learner': LoadedCode(how).values, 'losses': first.batch_losses, 'metrics': ends},functions
 
 # %% ../../nbs/compare/03_identity.ipynb #e3d3d53e
 def sample(n, most=500, first=100):
