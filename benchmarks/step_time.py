@@ -124,7 +124,7 @@ def measure(name, device, reps):
     torch.manual_seed(0)
     params = [nn.Parameter(torch.randn(o.shape, device=device)*0.1) for o in SHAPES[name]()]
     for p in params: p.grad = torch.randn_like(p)*1e-2
-    fused._programs.clear()
+    fused.step._kernels.clear()
     opts = {k:f(params) for k,f in OPTS.items()}
     first = {k:timed(o.step, device)+timed(o.step, device) for k,o in opts.items()}
     for _ in range(3):
