@@ -13,11 +13,11 @@ os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', tempfile.mkdtemp())
 warnings.filterwarnings('ignore')
 
 import torch
-from torch import nn
 
 from adamod_fastai import fused
 from adamod_fastai.optimizer import AdaMod, DiffMod
-from step_time import LR, SHAPES, machine
+from adamod_fastai.check import bench_params, bench_shapes as SHAPES, machine
+from step_time import LR
 
 @contextmanager
 def changed(obj, name, val):
@@ -45,9 +45,7 @@ def opt_of(opt_func, params):
     return opt,fused.step._kernels
 
 def measure(name, opt_func, reps):
-    torch.manual_seed(0)
-    params = [nn.Parameter(torch.randn(o.shape)*0.1) for o in SHAPES[name]()]
-    for p in params: p.grad = torch.randn_like(p)*1e-2
+    params = bench_params(name, 'cpu')
     opts = {None: opt_of(opt_func, params)}
     for k,f in TRICKS.items():
         with f(): opts[k] = opt_of(opt_func, params)

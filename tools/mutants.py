@@ -166,6 +166,10 @@ MISTAKES = [Mistake(*o) for o in [
     ('a flat tensor begins anywhere', 'is_whole = first.storage_offset()==0 and ', 'is_whole = ', 'fused'),
     ('what shares memory is in a bucket', ' or shared[o] > 1 for p,o in', ' for p,o in', 'fused'),
     ('hypers of other groups', 'hyper = self.hypers[o.group]', 'hyper = self.hypers[0]', 'fused'),
+    # the check
+    ('what is wrong is all right', "return any(o.result=='wrong' for o in rows)", 'return False', 'check'),
+    ('an error of a check is no result', "except Exception as e: return Row(what, 'wrong',",
+     "except Exception as e: return Row(what, 'not here',", 'check'),
     # callbacks
     ('rate and average exchanged', 'used = lr_avg/rate', 'used = rate/lr_avg', 'callback'),
     ('a skipped step skips the next ones', 'skipped,self._skipped = self._skipped,False',
