@@ -89,8 +89,8 @@ _moment = 2. # seconds after which one would like to know what is going on
 @contextmanager
 def _told():
     "Say in a line that it is being compiled if that takes longer than a moment, and also if it is interrupted"
-    said = ('fused=True: torch.compile compiles the optimizer step, at most some 30 seconds the first time on a machine. '
-            'It is done once, the next steps and runs find it.')
+    said = ('fused=True: torch.compile compiles the optimizer step, which can take half a minute the first time on a machine. '
+            'It is done once: later steps and runs find it.')
     timer = Timer(_moment, print, [said], dict(file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
