@@ -1,13 +1,19 @@
 "Each module has one subject, uses only those before it, and can be held in one's head"
-import ast
+import ast, re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 package = Path(__file__).resolve().parent.parent/'adamod_fastai'
-COMPARE = ['arguments','train','loaded_code','identity','store','processes','report','tasks','sweep','command']
-ROOMS = ['base','tape','fused','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE),'compare/__init__','all']
+the_map = (package.parent/'CONTRIBUTING.md').read_text(encoding='utf-8').split('## The map')[1].split('\n## ')[0]
+
+def file_of(module):
+    "The module as a path from the package, without `.py`"
+    path = module.replace('.', '/')
+    return f'{path}/__init__' if (package/path).is_dir() else path
+
+ROOMS = [*map(file_of, reversed(re.findall(r'(?m)^\| `([a-z_.]+)` \|', the_map)))]
 
 def module_of(name, o):
     "The modules of the package that the import `o` in module `name` is of"
@@ -22,7 +28,7 @@ def uses(name):
     assert not any('adamod_fastai' in a.name for o in found if isinstance(o, ast.Import) for a in o.names)
     return {module_of(name, o) for o in found if isinstance(o, ast.ImportFrom) and (o.level or o.module.startswith('adamod_fastai'))}
 
-def test_these_are_all_the_modules():
+def test_the_map_has_all_the_modules():
     found = {o.relative_to(package).with_suffix('').as_posix() for o in package.rglob('*.py')}
     assert found == {*ROOMS,'__init__','_modidx','compare/__main__'}
 
@@ -36,7 +42,7 @@ def defined(name):
         if isinstance(o, (ast.FunctionDef,ast.ClassDef)) and not patched: yield o.name
         if isinstance(o, ast.Assign): yield from (t.id for v in o.targets for t in ast.walk(v) if isinstance(t, ast.Name))
 
-@pytest.mark.parametrize('name', ['base','memory','optimizer','callback',*(f'compare/{o}' for o in COMPARE)])
+@pytest.mark.parametrize('name', [o for o in ROOMS if o != 'fused'])
 def test_an_underscore_means_not_used_elsewhere(name):
     found = [o for o in ast.walk(ast.parse((package/f'{name}.py').read_text())) if isinstance(o, ast.ImportFrom)]
     assert [a.name for o in found if o.level or o.module.startswith('adamod_fastai') for a in o.names if a.name.startswith('_')] == []

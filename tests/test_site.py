@@ -133,8 +133,8 @@ def test_page_in_a_browser(browse, server, pages, nb):
     assert 'data-mjx-error=' not in dom
 
 def test_source_link_unfolds_the_source(browse, site):
-    dom,_ = browse((site/'base.html').as_uri()+'#source-ModOptimizer')
-    assert re.search('<details class="source" open="[^<]*<summary>Source of ModOptimizer</summary><a id="source-ModOptimizer"', dom)
+    dom,_ = browse((site/'optimizer.html').as_uri()+'#source-AdaMod')
+    assert re.search('<details class="source" open="[^<]*<summary>Source of AdaMod</summary><a id="source-AdaMod"', dom)
 
 @pytest.fixture(scope='session')
 def none_wrong(browse, server, site, pages):
