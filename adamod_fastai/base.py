@@ -33,11 +33,11 @@ def run_steps(cbs, p, state, hyper):
         if v is None: state.pop(k, None)
 
 # %% ../nbs/03_base.ipynb #b1600002
-def _random_bits(grad, step):
-    "16 random bits for each element: a hash of its gradient and of the step"
+def _random_bits(p, grad, step):
+    "16 random bits for each element of `p`: a hash of itself, of its gradient and of the step"
     mixed = (step*0x9e3779b1 & 0xffffffff) >> 9
     seed = torch.zeros_like(grad, dtype=torch.float32).add_(1+mixed/2**23)  # all of 23 bits differ from step to step
-    bits = grad.float().view(torch.int32) ^ seed.view(torch.int32)
+    bits = grad.float().view(torch.int32) ^ (p.float().view(torch.int32)>>16) ^ seed.view(torch.int32)
     for factor in -1640531535,0x2c1b3c6d:
         bits = bits*factor
         bits = bits ^ (bits>>15)
@@ -51,7 +51,7 @@ def _round_up_or_down(x, bits):
 def run_rounded(cbs, p, state, hyper):
     "`run_steps`, on a float32 copy if `p` is in bfloat16: what comes out is rounded up or down at random"
     if p.dtype is not torch.bfloat16 or not hyper.get('bf16_stochastic_round', True): return run_steps(cbs, p, state, hyper)
-    bits = _random_bits(p.grad.detach(), state.get('step', 0))
+    bits = _random_bits(p.detach(), p.grad.detach(), state.get('step', 0))
     wide = p.detach().float()
     wide.grad = p.grad.detach().float()
     run_steps(cbs, wide, state, {**hyper, 'grad_dtype': p.dtype})

@@ -12,10 +12,9 @@ optimizers compile: each shape anew, the first one without anything cached. `ext
 beside parameters, gradients and state. `--against` lets the fused optimizers of an earlier revision of this repository take turns
 with the others.
 """
-import argparse, importlib, io, json, os, platform, random, subprocess, sys, tarfile, tempfile, time, warnings
+import argparse, importlib, io, json, os, subprocess, sys, tarfile, tempfile, warnings
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', tempfile.mkdtemp())
 warnings.filterwarnings('ignore')
@@ -23,9 +22,9 @@ warnings.filterwarnings('ignore')
 import torch
 from fastai.optimizer import Adam
 from pytorch_optimizer import AdaMod as PublishedAdaMod
-from torch import nn
 
 from adamod_fastai import fused
+from adamod_fastai.check import base_opt as BASE, bench_params, bench_shapes as SHAPES, machine, timed, times_in_turn
 from adamod_fastai.optimizer import AdaMod, DiffMod
 
 LR = 1e-5
@@ -37,7 +36,7 @@ def traffic(p, a=None, b=None, c=None, d=None, **kwargs):
     return {k:torch.zeros_like(g) if o is None else o.add_(g) for k,o in dict(a=a, b=b, c=c, d=d).items()}
 
 FLOORS = dict(AdaMod=9/7, DiffMod=11/7)
-OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
+OPTS = {BASE:                  partial(torch.optim.AdamW, lr=LR, fused=True),
         'torch AdamW foreach': partial(torch.optim.AdamW, lr=LR, foreach=True),
         'torch AdamW single':  partial(torch.optim.AdamW, lr=LR, foreach=False),
         'fastai Adam':         partial(Adam, lr=LR),
@@ -48,7 +47,6 @@ OPTS = {'torch AdamW fused':   partial(torch.optim.AdamW, lr=LR, fused=True),
         'DiffMod':       partial(DiffMod, lr=LR),
         'DiffMod fused': partial(DiffMod, lr=LR, fused=True),
         'DiffMod traffic': partial(fused.FusedOptimizer, cbs=traffic, lr=LR)}
-BASE = 'torch AdamW fused'
 
 def add_earlier(revision):
     "The fused optimizers of an earlier `revision`, under their names with it"
@@ -59,28 +57,6 @@ def add_earlier(revision):
     sys.path.insert(0, path)
     earlier = importlib.import_module('earlier.optimizer')
     for k in 'AdaMod','DiffMod': OPTS[f'{k} fused, {revision}'] = partial(getattr(earlier, k), lr=LR, fused=True)
-
-def resnet(name):
-    import torchvision
-    return getattr(torchvision.models, name)().parameters()
-
-def transformer(): return nn.TransformerEncoder(nn.TransformerEncoderLayer(256, 8, 1024), 12, enable_nested_tensor=False).parameters()
-
-SHAPES = {'6 of 4096×1024': lambda: [torch.empty(4096, 1024)]*6,
-          'resnet18': partial(resnet, 'resnet18'),
-          'resnet50': partial(resnet, 'resnet50'),
-          'transformer': transformer,
-          '200 of 64×64': lambda: [torch.empty(64, 64)]*200}
-
-def sync(device):
-    if device=='cuda': torch.cuda.synchronize()
-
-def timed(f, device):
-    sync(device)
-    start = time.perf_counter()
-    f()
-    sync(device)
-    return time.perf_counter()-start
 
 class Memory:
     "What is allocated within a `with` block: `peak` and `held`, in bytes"
@@ -121,37 +97,21 @@ def syncs(opt):
     finally: torch.cuda.set_sync_debug_mode('default')
 
 def measure(name, device, reps):
-    torch.manual_seed(0)
-    params = [nn.Parameter(torch.randn(o.shape, device=device)*0.1) for o in SHAPES[name]()]
-    for p in params: p.grad = torch.randn_like(p)*1e-2
-    fused._programs.clear()
+    params = bench_params(name, device)
+    fused.step._kernels.clear()
     opts = {k:f(params) for k,f in OPTS.items()}
     first = {k:timed(o.step, device)+timed(o.step, device) for k,o in opts.items()}
     for _ in range(3):
         for o in opts.values(): o.step()
-    times = {k:[] for k in opts}
-    order = random.Random(0)
-    for _ in range(reps):
-        for k in order.sample(list(opts), len(opts)): times[k].append(timed(opts[k].step, device))
+    ms = times_in_turn(opts, device, reps)
     if device=='cuda':
         for k in ('AdaMod fused','DiffMod fused'): print(f'{name}, {k}: host synchronisation in a step: {syncs(opts[k]) or "none"}')
     del opts
-    ms = {k:1000*median(v) for k,v in times.items()}
     n = sum(p.numel() for p in params)
     floor = {k:FLOORS.get(k.removeprefix('pytorch_optimizer ').split()[0], 1) for k in ms}
     return [dict(shape=name, params=n, tensors=len(params), optimizer=k, ms=round(ms[k], 3), ratio=round(ms[k]/ms[BASE], 3),
                  floor=round(floor[k], 2), gb_s=round(floor[k]*7*4*n/ms[k]/1e6, 1), first_s=round(first[k], 2),
                  extra_mb=round(extra_memory(OPTS[k], params, device)/2**20, 2), params_mb=round(n*4/2**20, 1)) for k in ms]
-
-def cpu_name():
-    try:
-        with open('/proc/cpuinfo') as f: return next(l.split(':')[1].strip() for l in f if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor()
-
-def machine(device):
-    res = dict(device=device, cpu=cpu_name(), cores=os.cpu_count(), threads=torch.get_num_threads(),
-               torch=torch.__version__, python=platform.python_version())
-    return dict(res, gpu=torch.cuda.get_device_name()) if device=='cuda' else res
 
 def table(rows, col, head, fmt='{:.2f}'):
     shapes = list(dict.fromkeys(o['shape'] for o in rows))

@@ -13,11 +13,11 @@ os.environ.setdefault('TORCHINDUCTOR_CACHE_DIR', tempfile.mkdtemp())
 warnings.filterwarnings('ignore')
 
 import torch
-from torch import nn
 
 from adamod_fastai import fused
 from adamod_fastai.optimizer import AdaMod, DiffMod
-from step_time import LR, SHAPES, machine
+from adamod_fastai.check import bench_params, bench_shapes as SHAPES, machine
+from step_time import LR
 
 @contextmanager
 def changed(obj, name, val):
@@ -33,27 +33,25 @@ def guarded(compile):
         return lambda *args: fn(*args)
     return f
 
-TRICKS = {'sigmoid written out': lambda: changed(fused, '_sigmoid', torch.sigmoid),
+TRICKS = {'sigmoid written out': lambda: changed(fused.kernel, '_sigmoid', torch.sigmoid),
           'calls without checks': lambda: changed(torch, 'compile', guarded(torch.compile)),
-          'small tensors together': lambda: changed(fused, '_sizes', dict(cpu=fused._Sizes(2, 4)))}
+          'small tensors together': lambda: changed(fused.buckets, 'sizes', dict(cpu=fused.buckets.Sizes(2, 4)))}
 
 def opt_of(opt_func, params):
     "An optimizer that has compiled and planned its step, and what it compiled"
-    fused._programs = {}
+    fused.step._kernels = {}
     opt = opt_func(params, lr=LR, fused=True)
     for _ in range(3): opt.step()
-    return opt,fused._programs
+    return opt,fused.step._kernels
 
 def measure(name, opt_func, reps):
-    torch.manual_seed(0)
-    params = [nn.Parameter(torch.randn(o.shape)*0.1) for o in SHAPES[name]()]
-    for p in params: p.grad = torch.randn_like(p)*1e-2
+    params = bench_params(name, 'cpu')
     opts = {None: opt_of(opt_func, params)}
     for k,f in TRICKS.items():
         with f(): opts[k] = opt_of(opt_func, params)
     times = {k:[] for k in opts}
     for _ in range(reps):
-        for k,(o,fused._programs) in opts.items():
+        for k,(o,fused.step._kernels) in opts.items():
             start = time.process_time()
             o.step()
             times[k].append(time.process_time()-start)

@@ -22,18 +22,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from adamod_fastai import fused
+from adamod_fastai.fused import buckets, kernel, step as fused_step
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod
 
 H100 = types.SimpleNamespace(major=9, minor=0, multi_processor_count=132, regs_per_multiprocessor=65536, warp_size=32, name='H100',
                              max_threads_per_multi_processor=2048, max_threads_per_block=1024, total_memory=1<<36)
 
-class OnGPU(fused._Program):
+class OnGPU(kernel.Kernel):
     "Compiled for the second GPU, and called with tensors on the CPU"
-    def __init__(self, recording, dim):
-        spec = recording.spec
-        with FakeTensorMode(): super().__init__(recording._replace(spec=spec._replace(device=torch.device('cuda:1'))), dim)
-        self.spec = spec
+    def __init__(self, graph):
+        super().__init__(graph._replace(spec=graph.spec._replace(device=torch.device('cuda:1'))))
+        self.there,self.spec = self.spec,graph.spec
+    def compile(self, dims):
+        here,self.spec = self.spec,self.there
+        with FakeTensorMode(): super().compile(dims)
+        self.spec = here
 
 class Pretended:
     "While it lasts there are two GPUs: the `sources` of the kernels for them, and the `devices` that were made current"
@@ -47,7 +50,8 @@ class Pretended:
             self.sources.append(src)
             return triton(compiler, name, src, *args, **kwargs)
         for o,k,f in [
-            (fused, '_Program', OnGPU), (fused, '_takes_rows', lambda device: True), (AsyncCompile, 'triton', noted),
+            (fused_step, 'Kernel', OnGPU), *((o, 'has_rows', lambda device: True) for o in (kernel,buckets)),
+            (AsyncCompile, 'triton', noted),
             (torch, 'tensor', lambda *args, pin_memory=False, **kwargs: tensor(*args, **kwargs)),
             (torch.cuda, 'is_available', lambda: True), (torch.cuda, 'device_count', lambda: 2),
             (torch.cuda, 'current_device', lambda: 0), (torch.cuda, 'set_device', self.devices.append),
@@ -62,8 +66,8 @@ class Pretended:
             (joint_graph, 'constant_fold_uniform_value', lambda gm: None),  # it would make a tensor there
             (joint_graph, 'lazy_init', lambda *args: None), (post_grad, 'lazy_init', lambda *args: None)]:
             self.stack.enter_context(patch.object(o, k, f))
-        self.stack.enter_context(patch.dict(fused._programs, clear=True))
-        self.stack.enter_context(patch.dict(fused._sizes, cpu=fused._Sizes(1000, 1<<12)))
+        self.stack.enter_context(patch.dict(fused_step._kernels, clear=True))
+        self.stack.enter_context(patch.dict(buckets.sizes, cpu=buckets.Sizes(1000, 1<<12)))
         return self
 
     def __exit__(self, *args): return self.stack.__exit__(*args)
@@ -165,7 +169,7 @@ def steady(opt_func):
     both = twins(opt_func, SHAPES, torch.float32)
     with Pretended():
         for _ in range(3): step(*both)
-        for o in fused._programs.values(): o.fn = lambda *args: None  # what the kernel does is not the question
+        for o in fused_step._kernels.values(): o.fns = dict.fromkeys(o.fns, lambda *args: None)  # what the kernel does is not the question
         with NoWait(), patch.object(torch.cuda, 'synchronize', side_effect=RuntimeError('waits')): both[1][1].step()
 
 def test_a_steady_step_waits_for_nothing(): steady(AdaMod)
@@ -175,4 +179,4 @@ def test_a_wait_would_be_seen():
     with pytest.raises(RuntimeError, match='waits in'), pytest.warns(UserWarning, match='norm'):
         steady(lambda ps, lr, fused: AdaMod(ps, lr) if not fused else fused_by(ps, waits, lr))
 
-def fused_by(ps, cb, lr): return fused.FusedOptimizer(ps, cb, lr=lr)
+def fused_by(ps, cb, lr): return fused_step.FusedOptimizer(ps, cb, lr=lr)

@@ -1,5 +1,7 @@
-import copy, gc, io, math, os, pickle, subprocess, sys, warnings
+import copy, gc, io, math, os, pickle, shutil, subprocess, sys, time, traceback, warnings
+from contextlib import contextmanager
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fastai.callback.all import combined_cos
 
 from adamod_fastai import fused
 from adamod_fastai.fused import FusedOptimizer
+from adamod_fastai.fused import buckets, kernel, step
 from adamod_fastai.optimizer import AdaMod, DeepMemory, DiffGrad, DiffMod, adaptive_rate, clip_rate, mean_rate
 from adamod_fastai.base import ModOptimizer
 from learners import ordered_learner, quiet, two_groups
@@ -80,7 +83,6 @@ LAYOUTS = dict(large=lambda: torch.randn(300, 300), large_and_odd=lambda: torch.
                matrix=lambda: torch.randn(20, 30), scalar=lambda: torch.randn(()),
                one=lambda: torch.randn(1), one_of_many_dims=lambda: torch.randn(1, 1, 1), empty=lambda: torch.randn(0, 3),
                transposed=lambda: torch.randn(30, 20).t(), large_transposed=lambda: torch.randn(400, 300).t(),
-               every_second=lambda: torch.randn(20, 30)[:,::2],
                channels_last=lambda: torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last),
                large_channels_last=lambda: torch.randn(100, 100, 3, 3).contiguous(memory_format=torch.channels_last))
 
@@ -188,34 +190,26 @@ def test_gradients_that_come_and_go():
     twins.check()
 
 def test_another_set_of_gradients_at_each_step():
-    twins = Twins(AdaMod, few(*[(70,70),(20,30)]*6, (80,80)) + [torch.randn(80, 140)[:,::2]])
-    for i in range(30): twins.step(skip=[o for o in range(14) if (o*7+i*5)%4])
+    twins = Twins(AdaMod, few(*[(70,70),(20,30)]*6, (80,80)))
+    for i in range(30): twins.step(skip=[o for o in range(13) if (o*7+i*5)%4])
     twins.check()
 
-def test_another_set_of_gradients_at_each_step_moves_no_state(monkeypatch):
-    "What that costs is measured by benchmarks/other_gradients.py"
-    made,moved,keep = [],[],fused._keep_together
-    class Whole(fused._Whole):
-        def __init__(self, i, *args):
-            made.append(i)
-            super().__init__(i, *args)
-    def kept(states, k, *args):
-        before = [s[k].data_ptr() for s in states]
-        res = keep(states, k, *args)
-        moved.extend(s[k] for s,o in zip(states, before) if s[k].data_ptr()!=o)
-        return res
-    monkeypatch.setattr(fused, '_Whole', Whole)
-    monkeypatch.setattr(fused, '_keep_together', kept)
+def test_another_set_of_gradients_at_each_step_plans_nothing(monkeypatch):
+    "It is stepped eagerly, and no state is moved, until the same ones have a gradient twice in a row"
+    planned,Plan = [],step._Plan
+    monkeypatch.setattr(step, '_Plan', lambda *args: planned.append(1) or Plan(*args))
     twins = Twins(AdaMod, few(*[(70,70),(20,30)]*6))
-    def some(i): twins.step(skip=[o for o in range(12) if (o+i)%4])
-    for i in range(8): some(i) # a first step of each, which makes its state, and one more
-    assert set(made)==set(range(0, 12, 2)) and not moved
-    made.clear()
-    for i in range(22): some(i)
-    assert not made and not moved
-    twins.check()
+    for i in range(8): twins.step(skip=[o for o in range(12) if (o+i)%4])
+    assert len(planned)==1 # the first one
     for i in range(3): twins.step()
-    assert moved # it is the same ones at each step now, so they are kept together
+    assert len(planned)>1
+    twins.check()
+
+def test_one_that_missed_a_step_is_in_a_bucket_of_its_own():
+    twins = Twins(AdaMod, few(*[(20,30)]*4))
+    for i in range(6): twins.step(skip=(1,) if i==2 else ())
+    assert [[len(part.params) for part in o.parts] for o in twins.opts[1]._plan.subgroups] == [[3],[1]]
+    twins.check()
 
 @pytest.mark.parametrize('k', ['grad_avg','sqr_avg','lr_avg'])
 def test_state_that_is_replaced_between_steps(k):
@@ -326,7 +320,7 @@ def test_other_step_functions_for_the_same_state(change):
 def test_compiles_once_for_each_way_to_step():
     twins = Twins(partial(AdaMod, eps=2e-5, paper=False), few((300,300),(40,),(7,)), few((30,30)))
     for opt,ps in zip(twins.opts, twins.ps): opt.state[ps[0][1]] = dict(do_wd=False)
-    fused._programs.clear()
+    step._kernels.clear()
     before = graphs()
     for i in range(20):
         skip = (0,) if i<3 else (1,3) if i%4==0 else ()
@@ -379,8 +373,7 @@ def test_state_is_shaped_like_the_parameters():
         assert {k:v.shape for k,v in s.items() if torch.is_tensor(v)} == dict.fromkeys(('grad_avg','sqr_avg','lr_avg'), p.shape)
         assert type(s['step']) is int
 
-@pytest.mark.parametrize('what', [lambda o: saved(o.state_dict()), lambda o: saved(o.state_dict()['state'][1]), pickle.dumps, saved],
-                         ids=['checkpoint','state_of_one','pickle','torch_save'])
+@pytest.mark.parametrize('what', [lambda o: saved(o.state_dict()), pickle.dumps, saved], ids=['checkpoint','pickle','torch_save'])
 def test_nothing_is_saved_twice(what): assert len(what(stepped())) < 1.02*len(what(stepped(fused=False))) + 2000
 
 @pytest.mark.parametrize('clone', [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=['deepcopy','pickle'])
@@ -392,13 +385,6 @@ def test_a_copy_is_independent(clone):
     for p,q in zip(b.param_lists[0], kept): assert torch.equal(p, q)
     more(b)
     for p,q in zip(a.param_lists[0], b.param_lists[0]): assert torch.equal(p, q)
-
-def test_a_kept_checkpoint_does_not_move():
-    opt = stepped()
-    sd = opt.state_dict()
-    kept = sd['state'][1]['lr_avg'].clone()
-    more(opt)
-    assert torch.equal(sd['state'][1]['lr_avg'], kept)
 
 def test_lookahead():
     res = []
@@ -533,9 +519,9 @@ def test_without_ahead_of_time_code_two_ways_keep_their_own_code(monkeypatch):
         fn = compile(*args, **kwargs)
         return lambda *args: fn(*args)
     monkeypatch.setattr(torch, 'compile', older)
-    monkeypatch.setattr(fused, '_programs', {})
+    monkeypatch.setattr(step, '_kernels', {})
     test_two_ways_that_differ_in_a_constant_keep_their_own_code()
-    codes = [o.module.forward.__func__.__code__ for o in fused._programs.values()]
+    codes = [o.module.forward.__func__.__code__ for o in step._kernels.values()]
     assert len(set(map(id, codes))) == len(codes) == 2
 
 def powered(p, lr, step=0, **kwargs):
@@ -547,12 +533,12 @@ def longer_and_longer(p, lr, step=0, **kwargs):
     return {'step': step+1}
 
 @pytest.mark.parametrize('cb', [powered,longer_and_longer], ids=lambda o: o.__name__)
-def test_ever_new_programs_end_and_the_warning_says_what_for(monkeypatch, cb):
-    monkeypatch.setattr(fused, '_most_programs', 3)
+def test_ever_new_kernels_end_and_the_warning_says_what_for(monkeypatch, cb):
+    monkeypatch.setattr(step, '_most_kernels', 3)
     before = graphs()
     with pytest.warns(UserWarning) as said: same_steps([cb], n=10)
     said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
-    assert len(said)==1 and 'needed 3 programs already' in said[0] and 'ways' in said[0] and 'exponent' in said[0]
+    assert len(said)==1 and 'needed 3 kernels already' in said[0] and 'ways' in said[0] and 'exponent' in said[0]
     assert graphs()-before == 3
 
 def test_numbers_may_come_and_go_in_the_state():
@@ -561,22 +547,28 @@ def test_numbers_may_come_and_go_in_the_state():
         return {'step': step+1, 'even': True if step%2==0 else None, f'x{step%3}': lr, f'x{(step+1)%3}': None}
     same_steps([counting])
 
-def test_tensors_that_come_and_go_in_the_state_are_eager_and_say_so_once(monkeypatch):
-    monkeypatch.setattr(fused, '_most_changes', 3)
+def test_tensors_that_come_and_go_in_the_state_are_eager_and_say_so_once():
     def renaming(p, lr, step=0, **kwargs):
         p.data.sub_(p.grad.data, alpha=lr)
         return {'step': step+1, f'avg{step%2}': torch.zeros_like(p.grad.data), f'avg{(step+1)%2}': None}
     with pytest.warns(UserWarning) as said: same_steps([renaming], n=12)
     assert [str(o.message) for o in said if 'fused=True' in str(o.message)] == [
-        'fused=True: a parameter is stepped eagerly, because what its step functions keep in the state changes from step to step']
+        'fused=True: a parameter is stepped eagerly, because the tensors that its step functions keep in the state have changed']
+
+def listing(p, lr, seen=None, **kwargs):
+    p.data.sub_(p.grad.data, alpha=lr)
+    return {'seen': [*(seen or []),lr]}
+
+def test_lists_may_come_into_the_state(): same_steps([listing], n=6)
 
 def test_a_state_that_cannot_be_compared_is_eager_and_says_so_once():
-    def listing(p, lr, seen=None, **kwargs):
-        p.data.sub_(p.grad.data, alpha=lr)
-        return {'seen': [*(seen or []),lr]}
-    with pytest.warns(UserWarning) as said: same_steps([listing], n=6)
-    said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
-    assert len(said)==1 and 'cannot be compared' in said[0]
+    p = nn.Parameter(torch.ones(300))
+    opt = FusedOptimizer([p], listing, lr=0.1)
+    opt.state[p] = {'seen': []}
+    with pytest.warns(UserWarning) as said: more(opt, 4)
+    why, = said
+    assert str(why.message).endswith('stepped eagerly, because its state holds something that cannot be compared')
+    assert opt.state[p]['seen'] == [0.1]*4
 
 def test_steps_leave_no_garbage():
     opt = stepped(shapes=((300,300),(20,30),(7,)))
@@ -666,8 +658,8 @@ def test_a_new_value_for_data_is_a_copy():
 
 def test_what_torch_cannot_compile_is_eager_and_says_so_once(monkeypatch):
     def fail(*args, **kwargs): raise RuntimeError('no luck today')
-    monkeypatch.setattr(fused, '_programs', {})
-    monkeypatch.setattr(torch, 'compile', fail)
+    monkeypatch.setattr(step, '_kernels', {})
+    monkeypatch.setattr(kernel, '_compile_once', fail)
     twins = Twins(AdaMod, few())
     with pytest.warns(UserWarning, match='no luck today') as said:
         for _ in range(4): twins.step()
@@ -676,20 +668,25 @@ def test_what_torch_cannot_compile_is_eager_and_says_so_once(monkeypatch):
 
 # --- parameters that share memory
 
-def eager(opt): return {i:b.why for b in opt._plan.batches for i in b.idx if b.why}
-
 def sharing(fused):
     torch.manual_seed(8)
     x = torch.randn(40)
-    odd = torch.nn.Parameter(torch.randn(400, 400)[:,::2])
-    ps = [*map(nn.Parameter, few((300,300),(7,))), nn.Parameter(x[:30]), nn.Parameter(x[20:]), odd, *map(nn.Parameter, few((20,30),))]
+    ps = [*map(nn.Parameter, few((300,300),(7,))), nn.Parameter(x[:30]), nn.Parameter(x[20:]), *map(nn.Parameter, few((20,30),))]
     return more(AdaMod(ps, lr=1e-2, fused=fused), 6)
 
-def test_only_those_that_share_memory_are_eager():
-    with pytest.warns(UserWarning) as said: res = sharing(True)
-    assert eager(res) == {2: 'it shares memory with another', 3: 'it shares memory with another', 4: 'it is large and not contiguous'}
-    assert len([o for o in said if 'fused=True' in str(o.message)]) == 2
-    for p,q in zip(sharing(False).param_lists[0], res.param_lists[0]): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
+def test_those_that_share_memory_are_updated_where_they_lie():
+    "Each sees what the one before has written"
+    a,b = sharing(False),sharing(True)
+    for p,q in zip(a.param_lists[0], b.param_lists[0]): torch.testing.assert_close(q, p, atol=TOL, rtol=0)
+    parts, = [o.parts for o in b._plan.subgroups]
+    assert [type(o) for o in parts] == [buckets.InPlace]*3 + [buckets.Bucket]
+
+def test_one_that_is_not_contiguous_is_eager_and_says_so_once():
+    twins = Twins(AdaMod, few((300,300)) + [torch.randn(20, 30)[:,::2]])
+    with pytest.warns(UserWarning) as said:
+        for _ in range(6): twins.step()
+    assert [str(o.message) for o in said] == ['fused=True: a parameter is stepped eagerly, because it is not contiguous']
+    twins.check()
 
 # --- its surroundings
 
@@ -702,8 +699,8 @@ def test_no_compiler(monkeypatch, tmp_path):
 def test_each_device_wants_its_own_compiler(kind, want, monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
     for o in 'CC','CXX': monkeypatch.delenv(o, raising=False)
-    if want is None: return fused._check_compiler({kind})
-    with pytest.raises(RuntimeError, match=want): fused._check_compiler({kind,'mps'})
+    if want is None: return kernel.check_compiler({kind})
+    with pytest.raises(RuntimeError, match=want): kernel.check_compiler({kind,'mps'})
 
 def test_numbers_are_made_on_the_host_whatever_the_default_device():
     opt = stepped(shapes=((20,30),))
@@ -718,24 +715,116 @@ def test_only_cuda_copies_numbers_without_waiting(kind, waits, monkeypatch):
     found,tensor = [],torch.tensor
     monkeypatch.setattr(torch, 'tensor', lambda *args, pin_memory=False, **kwargs: tensor(*args, **kwargs))
     monkeypatch.setattr(torch.Tensor, 'to', lambda *args, non_blocking=False: found.append(non_blocking))
-    fused._to_device([1.], torch.float32, torch.device(kind))
+    kernel._to_device([1.], torch.float32, torch.device(kind))
     assert found == [not waits]
 
-def test_a_long_tensor_is_stepped_piece_by_piece(monkeypatch):
+def test_one_that_is_too_long_for_a_kernel_is_eager_and_says_so(monkeypatch):
     "Shorter ones stand for what a 32-bit index cannot count"
-    assert fused._longest + 1024 < 2**31
-    monkeypatch.setattr(fused, '_longest', 40_000)
-    lengths,call = [],fused._Program.__call__
-    def watched(self, tensors, nums):
-        fn = self.fn
-        self.fn = lambda *args: (lengths.append(args[0].numel()), fn(*args))[1]
-        try: return call(self, tensors, nums)
-        finally: self.fn = fn
-    monkeypatch.setattr(fused._Program, '__call__', watched)
+    assert step._most_elements + 1024 < 2**31
+    monkeypatch.setattr(step, '_most_elements', 40_000)
     twins = Twins(AdaMod, few((300,300),(20,30)))
-    for _ in range(5): twins.step()
+    with pytest.warns(UserWarning, match='it has more than 40000 elements'):
+        for _ in range(5): twins.step()
+    assert [o.why for o in twins.opts[1]._plan.subgroups] == ['it has more than 40000 elements',None]
     twins.check()
-    assert set(lengths) == {40_000,10_000,600}
+
+@contextmanager
+def counted(obj, name):
+    "How often a function is called"
+    calls,f = [],getattr(obj, name)
+    def g(*args, **kwargs):
+        calls.append(1)
+        return f(*args, **kwargs)
+    with patch.object(obj, name, g): yield calls
+
+def test_compilation_that_is_switched_off_for_a_call_is_an_eager_step_that_says_so():
+    twins = Twins(AdaMod, few())
+    with pytest.warns(UserWarning, match='stepped eagerly, because torch.compile is switched off') as said:
+        with torch.compiler.set_stance('force_eager'):
+            for _ in range(3): twins.step()
+    assert len(said)==1 and twins.opts[1]._plan is None
+    for _ in range(3): twins.step()
+    assert [o.why for o in twins.opts[1]._plan.subgroups] == [None] # fused from then on
+    twins.check()
+
+def test_without_ahead_of_time_code_a_call_is_never_run_line_by_line(monkeypatch):
+    "In a torch that cannot compile ahead of time what is compiled can still be switched off"
+    compile = torch.compile
+    def older(*args, **kwargs):
+        fn = compile(*args, **kwargs)
+        return lambda *args: fn(*args)
+    monkeypatch.setattr(step, '_kernels', {})
+    monkeypatch.setattr(torch, 'compile', older)
+    twins = Twins(AdaMod, few((20,30)))
+    for _ in range(3): twins.step()
+    kernel_, = step._kernels.values()
+    with counted(kernel_.module, 'forward') as calls, torch.compiler.set_stance('force_eager'):
+        with pytest.warns(UserWarning, match='torch.compile is switched off'): twins.step()
+    assert not calls
+    twins.check()
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variable', ['TORCHDYNAMO_DISABLE','TORCH_COMPILE_DISABLE'])
+def test_without_compilation_a_step_takes_no_longer_than_the_eager_one(variable):
+    "Nothing is traced and no function of the kernel is called"
+    code = """if True:
+        import warnings, torch
+        from adamod_fastai.fused import kernel, step
+        from adamod_fastai.optimizer import AdaMod
+        def never(*args): raise AssertionError('it is not to get here')
+        step.trace_steps = step._Plan = kernel.Kernel.__call__ = never
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            p = torch.ones(300, 300)
+            opt = AdaMod([p], lr=0.1, fused=True)
+            for _ in range(3):
+                p.grad = torch.ones(300, 300)
+                opt.step()
+        assert p[0,0] < 1
+        print([str(o.message) for o in said if 'fused' in str(o.message)])"""
+    res = subprocess.run([sys.executable,'-c',code], env={**os.environ, variable:'1'}, capture_output=True, text=True)
+    assert res.stdout.strip() == "['fused=True: a parameter is stepped eagerly, because torch.compile is switched off']", res.stderr[-2000:]
+
+def slowly(e=None):
+    "A compilation that takes long, and ends with an error"
+    def f(*args):
+        time.sleep(0.2)
+        raise e or RuntimeError('that is enough')
+    return f
+
+def test_a_long_compilation_says_in_one_line_what_is_going_on(monkeypatch, capsys):
+    monkeypatch.setattr(step, '_kernels', {})
+    monkeypatch.setattr(kernel, '_moment', 0.05)
+    monkeypatch.setattr(kernel, '_compile_once', slowly())
+    with pytest.warns(UserWarning, match='that is enough'): stepped()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said)==1 and 'compiles the optimizer step' in said[0] and 'once' in said[0]
+
+def test_a_short_compilation_says_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(step, '_kernels', {})
+    monkeypatch.setattr(kernel, '_compile_once', slowly())
+    with pytest.warns(UserWarning, match='that is enough'): stepped()
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ''
+
+def test_an_interrupted_compilation_is_told_in_a_line(monkeypatch):
+    "And the next step compiles it"
+    def deep(n=300): return deep(n-1) if n else slowly(KeyboardInterrupt())()
+    monkeypatch.setattr(step, '_kernels', {})
+    with patch.object(kernel, '_compile_once', lambda *args: deep()):
+        with pytest.raises(KeyboardInterrupt) as e: stepped()
+    shown = traceback.format_exception(e.value)
+    assert len(''.join(shown).splitlines()) < 50 # 642 with all that torch was at
+    assert shown[-1] == 'KeyboardInterrupt: fused=True: interrupted while torch.compile compiled the optimizer step\n'
+
+def test_one_that_an_earlier_version_saved_whole():
+    "It has none of what a step keeps, and something else in its place"
+    a = stepped()
+    was = {k:v for k,v in a.__getstate__().items() if k in vars(stepped(fused=False))}
+    b = FusedOptimizer.__new__(FusedOptimizer)
+    b.__setstate__({**was, '_plan':None, '_active':None, '_recordings':{}, '_said':set(), '_compiled':1, '_changed':0})
+    more(b), more(a)
+    for p,q in zip(a.param_lists[0], b.param_lists[0]): assert torch.equal(p, q)
 
 alone = """
 import sys, warnings, torch
@@ -759,16 +848,18 @@ def in_a_process(cache, **env):
 def test_compiles_without_a_cache(tmp_path): assert in_a_process(tmp_path, TORCHINDUCTOR_FORCE_DISABLE_CACHES='1') < 1
 
 @pytest.mark.slow
-def test_a_library_that_was_left_half_written_is_compiled_again(tmp_path):
+def test_what_is_damaged_in_the_cache_is_told_with_its_folder(tmp_path):
+    "As by a process that was stopped while it compiled: without that folder it is compiled again"
     want = in_a_process(tmp_path)
     libs = list(tmp_path.glob('**/*.main.so'))
     assert libs
     for o in libs: o.write_bytes(b'')
+    with pytest.raises(AssertionError, match=f'what it keeps in {tmp_path} is damaged, delete that folder'): in_a_process(tmp_path)
+    shutil.rmtree(tmp_path)
     assert in_a_process(tmp_path) == want
-    assert all(o.stat().st_size for o in libs) # and the next process finds it
 
 def test_global_settings_are_left_as_found(monkeypatch):
-    monkeypatch.setattr(fused, '_programs', {})
+    monkeypatch.setattr(step, '_kernels', {})
     found = lambda: (torch._dynamo.config.get_config_copy(), torch._inductor.config.get_config_copy(), torch.is_grad_enabled(),
                      torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled())
     before = found()

@@ -26,7 +26,7 @@ def measure(path):
     n_nodes = sum(not isinstance(o, (ast.expr_context,ast.Module)) for o in ast.walk(tree))
     return n_lines, n_nodes/max(1, n_lines)
 
-def package(): return sorted(o for o in (Path(__file__).parent.parent/'adamod_fastai').glob('*.py') if not o.stem.startswith('_'))
+def package(): return sorted(o for o in (Path(__file__).parent.parent/'adamod_fastai').rglob('*.py') if not o.stem.startswith('_'))
 
 if __name__ == '__main__':
     field = [find_spec(o).origin for o in ('fastai.optimizer','fastai.callback.schedule','fastai.learner','torch.optim.adam')]
