@@ -186,7 +186,7 @@ def test_other_optimizers_are_as_fastai_has_them(opt_func):
     assert list(learn.cbs) == before and {type(o).__module__.split('.')[0] for o in before} == {'fastai'}
     assert {type(o).__name__ for o in seen[0]}-{type(o).__name__ for o in before} == {'ParamScheduler'}
 
-@pytest.mark.parametrize('before', [[],[AdaMod],[AdaMod,partial(AdaMod, len_memory=5)]], ids=str)
+@pytest.mark.parametrize('before', [[],[AdaMod],[AdaMod,partial(AdaMod, len_memory=5)]], ids=['new','AdaMod','len_memory'])
 def test_nothing_of_it_stays_in_the_export_of_adam(before, tmp_path):
     learn = quiet(cancer_learner(Adam, path=tmp_path))
     for opt_func in [*before,Adam]:
