@@ -162,7 +162,7 @@ class MemoryLength(FitCallback):
 # %% ../nbs/01_memory.ipynb #9c40220d
 class DefaultMemoryLength(MemoryLength):
     "A `MemoryLength` of 15% that stands aside for every other setting"
-    def check(self): "There is nothing to measure in an optimizer without a running average"
+    def check(self): "An optimizer without a running average is no error here"
 
     @property
     def applies(self):
