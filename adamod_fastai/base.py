@@ -142,7 +142,7 @@ def _check_hyper(k, v):
         try: ok = bool(lo <= v < hi)
         except (TypeError, ValueError, RuntimeError): ok = False
     else: return
-    if not ok: raise ValueError(f'Invalid {k}: {v!r}, it must be {want}')
+    if not ok: raise ValueError(f'Invalid {k}: {v!r}. It must be {want}.')
 
 _learners = 'lr','wd','mom'  # what a `Learner` and its schedules set, whether or not the step functions use it
 
@@ -155,9 +155,9 @@ class Hypers(dict):
     def __setitem__(self, k, v):
         if k not in self and k not in _learners:
             like = get_close_matches(k, self, 1)
-            if k=='len_memory' and 'beta3' in self: want = 'set beta3=len2beta3(len_memory)'
-            else: want = f'did you mean {like[0]!r}?' if like else f'it must be one of {", ".join(sorted(self))}'
-            raise ValueError(f'Invalid hyper: {k!r}, {want}')
+            if k=='len_memory' and 'beta3' in self: want = 'Set beta3=len2beta3(len_memory).'
+            else: want = f'Did you mean {like[0]!r}?' if like else f'It must be one of {", ".join(sorted(self))}.'
+            raise ValueError(f'Invalid hyper: {k!r}. {want}')
         v = _plain(v)
         _check_hyper(k, v)
         super().__setitem__(k, v)
@@ -172,19 +172,19 @@ def _no_name(o):
 def _check_params(params):
     "The groups in `params`, each a list of parameters"
     params = [params] if isinstance(params, Tensor) else list(map(_no_name, params))
-    if not params: raise ValueError('Invalid params: there must be at least one parameter')
+    if not params: raise ValueError('Invalid params: empty. There must be at least one parameter.')
     n = sum(isinstance(o, Tensor) for o in params)
     if n==len(params): return [params]
-    if n: raise ValueError('Invalid params: parameters and groups of parameters side by side, it must be one or the other')
+    if n: raise ValueError('Invalid params: parameters beside groups of parameters. All must be parameters, or all groups of them.')
     res = []
     for o in params:
         if isinstance(o, (dict,str)) or not isinstance(o, Iterable):
-            raise ValueError(f'Invalid params: a {type(o).__name__}, it must be parameters, or a list of them for each group '
-                             '(with hypers of its own by `set_hyper`)')
+            raise ValueError(f'Invalid params: a {type(o).__name__}. It must be parameters, or a list of them for each group '
+                             '(with hypers of its own by `set_hyper`).')
         res.append(list(map(_no_name, o)))
         for p in res[-1]:
             if not isinstance(p, Tensor):
-                raise ValueError(f'Invalid params: a {type(p).__name__} in group {len(res)-1}, it must be parameters')
+                raise ValueError(f'Invalid params: a {type(p).__name__} in group {len(res)-1}. A group must be a list of parameters.')
     return res
 
 # %% ../nbs/03_base.ipynb #4d75b5df
@@ -221,11 +221,11 @@ class ModOptimizer(Optimizer):
         "Raise an error for what cannot be stepped"
         for i,(p,*_) in enumerate(todo):
             if p.grad.layout is not torch.strided:
-                raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient, '
-                                   'only dense ones are supported (for an embedding: sparse=False)')
+                raise RuntimeError(f'Invalid gradient: parameter {i} of shape {tuple(p.shape)} has a {p.grad.layout} gradient. '
+                                   'It must be dense: for an embedding, pass sparse=False.')
             if p.is_complex():
-                raise RuntimeError(f'Invalid parameter: parameter {i} of shape {tuple(p.shape)} is {p.dtype}, '
-                                   'only real ones are supported (step `torch.view_as_real` of it)')
+                raise RuntimeError(f'Invalid parameter: parameter {i} of shape {tuple(p.shape)} is {p.dtype}. '
+                                   'It must be real: pass `torch.view_as_real` of it.')
 
     def _own_grads(self):
         "Give an expanded gradient memory of its own where `l2_reg` is to write to it"

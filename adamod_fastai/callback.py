@@ -51,7 +51,7 @@ class StepMeasure(FitCallback):
         every:int=None # Measure at every `every`-th optimizer step, 1 or more; if not given at every tenth, or so that an epoch has ten
     ):
         if every is not None and not (isinstance(every, int) and every >= 1):
-            raise ValueError(f'Invalid every: {every!r}, it must be a whole number of steps, at least 1')
+            raise ValueError(f'Invalid every: {every!r}. It must be a whole number of steps, at least 1.')
         self.every = every
         self.reset()
 
@@ -154,7 +154,7 @@ class ClippedFraction(StepMeasure):
         super().before_fit()
         if not (hasattr(self, 'recorder') and self.applies and self.clips): return
         for o in self.learn.metrics.attrgot('name'):
-            if o in self.columns: raise ValueError(f'Invalid metrics: {o!r} is the name of a column of {type(self).__name__}, rename it')
+            if o in self.columns: raise ValueError(f'Invalid metrics: {o!r} is the name of a column of {type(self).__name__}. Rename the metric.')
         n,names = self._n_logged,self.recorder.metric_names
         if self.columns[0] not in names: self.recorder.metric_names = names[:n] + L(self.columns) + names[n:]
 
@@ -262,7 +262,7 @@ class ClippedFraction(StepMeasure):
         column:str='used' # What to plot: 'used' or 'clipped'
     ):
         "Plot the fraction of Adam's rate that each layer uses, or its clipped fraction: a row per layer, the first on top"
-        if column not in self.columns: raise ValueError(f"Invalid column: {column!r}, it must be 'used' or 'clipped'")
+        if column not in self.columns: raise ValueError(f"Invalid column: {column!r}. It must be 'used' or 'clipped'.")
         self.check_measured()
         values,n = self._layers(column),len(self.layer_names)
         if ax is None: ax = plt.subplots(figsize=(7,min(1.2+0.25*n, 9)))[1]
@@ -300,8 +300,8 @@ class RateHistogram(StepMeasure):
         hi:float=4, # log10 of the largest, above `lo`
         bins:int=120 # Number of bins between them
     ):
-        if not lo < hi: raise ValueError(f'Invalid lo and hi: {lo!r} and {hi!r}, lo must be below hi')
-        if not (isinstance(bins, int) and bins >= 1): raise ValueError(f'Invalid bins: {bins!r}, it must be a whole number, at least 1')
+        if not lo < hi: raise ValueError(f'Invalid lo and hi: {lo!r} and {hi!r}. lo must be below hi.')
+        if not (isinstance(bins, int) and bins >= 1): raise ValueError(f'Invalid bins: {bins!r}. It must be a whole number, at least 1.')
         super().__init__(every)
         self.lo,self.hi,self.bins = lo,hi,bins
 

@@ -25,14 +25,14 @@ def len2beta3(
     "The `beta3` that remembers `len_memory` batches"
     try: ok = 1 <= len_memory < math.inf
     except TypeError: ok = False
-    if not ok: raise ValueError(f'Invalid len_memory: {len_memory!r}, it must be a finite number of batches, at least 1')
+    if not ok: raise ValueError(f'Invalid len_memory: {len_memory!r}. It must be a finite number of batches, at least 1.')
     return 1-1/len_memory
 
 # %% ../nbs/01_memory.ipynb #69401f8d
 def memory_hypers(beta3, len_memory, follow_lr, default=0.999):
     "The hypers of the running average: its length fits each fit if neither `beta3` nor `len_memory` is given"
     if beta3 is not None and len_memory is not None:
-        raise ValueError(f'Invalid beta3 and len_memory: {beta3!r} and {len_memory!r}, give one or the other')
+        raise ValueError(f'Invalid beta3 and len_memory: {beta3!r} and {len_memory!r}. Pass one or the other.')
     if len_memory is not None: beta3 = len2beta3(len_memory)
     return dict(beta3=default if beta3 is None else beta3, fit_memory=beta3 is None, **({'follow_lr': True} if follow_lr else {}))
 
@@ -91,10 +91,10 @@ class MemoryLength(FitCallback):
         epochs:float=None # Averaging length in epochs, above 0: instead of `pct`
     ):
         if pct is not None and epochs is not None:
-            raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}, give one or the other')
+            raise ValueError(f'Invalid pct and epochs: {pct!r} and {epochs!r}. Pass one or the other.')
         self.pct,self.epochs = default_pct if pct is None and epochs is None else pct,epochs
         for k,v in dict(pct=self.pct, epochs=epochs).items():
-            if v is not None and not 0 < v < math.inf: raise ValueError(f'Invalid {k}: {v!r}, it must be above 0 and finite')
+            if v is not None and not 0 < v < math.inf: raise ValueError(f'Invalid {k}: {v!r}. It must be above 0 and finite.')
 
     def check(self):
         "Raise an error if the optimizer has no running average whose length can be set"

@@ -145,7 +145,7 @@ def test_command_compares_on_my_own_task(mine, tmp_path, here, task):
     assert '*' in first[:30]
     assert len(list(tmp_path.glob('*get_learner*mae.png')))==1
 
-@pytest.mark.parametrize('task,code,text', [('my_file.py:no_learner',2,'returns 3, it must return a Learner'),
+@pytest.mark.parametrize('task,code,text', [('my_file.py:no_learner',2,'returns 3. It must return a Learner.'),
     ('my_file:dies',2,'A process died in one of the runs dies: '),
                                                             ('my_file.py:missing',2,"no function 'missing'")])
 def test_command_says_what_is_wrong_with_my_task(mine, tmp_path, here, task, code, text):

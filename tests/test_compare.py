@@ -60,7 +60,7 @@ def test_plot_losses_at_a_rate():
     plt.close('all')
 
 def test_losses_that_are_not_there_are_said_where_they_are():
-    with pytest.raises(ValueError, match="^Invalid df: it has no column 'losses'; .* losses.csv"):
+    with pytest.raises(ValueError, match="^Invalid df: it has no column 'losses'. .* losses.csv"):
         plot_losses(frame().drop(columns='losses'))
 
 # What is where

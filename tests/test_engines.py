@@ -200,7 +200,7 @@ def test_an_executor_does_runs_of_one_thread(one_thread):
     assert set(df.threads)=={1.} and torch.get_num_threads()==2
 
 @pytest.mark.parametrize('args,text', [(dict(executor=3), '^Invalid executor: 3'),
-                                       (dict(executor=Cluster(), jobs=2), '^Invalid jobs: 2, the executor')])
+                                       (dict(executor=Cluster(), jobs=2), '^Invalid jobs: 2. With an executor')])
 def test_bad_executors(tmp_path, args, text):
     with pytest.raises(ValueError, match=text): compare(Tiny(), **grid, **args, out=tmp_path/'new')
     assert not (tmp_path/'new').exists()
@@ -223,7 +223,7 @@ def in_a_pool(jobs):
 def test_in_the_process_of_a_pool(one_thread, pool):
     want = in_a_pool(1)
     with pool(multiprocessing.get_context('fork')) as p: one,two = p.map(in_a_pool, [1,2])
-    assert one==want and two == 'Invalid jobs: 2, it must be 1 in a process that was started by multiprocessing'
+    assert one==want and two == 'Invalid jobs: 2. It must be 1 in a process that was started by multiprocessing.'
 
 # --- what is left behind
 
@@ -315,7 +315,7 @@ def test_dask_from_python_takes_functions_of_a_notebook(dask, one_thread):
 def test_no_dask_is_there(tmp_path, address):
     pytest.importorskip('distributed')
     res = run(['--dask', address], tmp_path)
-    assert res.returncode==2 and res.stdout=='' and res.stderr.startswith(f'adamod-compare: Invalid dask: {address!r}, ')
+    assert res.returncode==2 and res.stdout=='' and res.stderr.startswith(f'adamod-compare: Invalid dask: {address!r}. ')
     assert res.stderr.count('\n')==1
     assert not (tmp_path/'adamod-compare').exists()
 

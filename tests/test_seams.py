@@ -171,7 +171,7 @@ def test_whatever_holds_the_parameters_they_move(groups, fused):
     assert not any(map(torch.equal, before, values(m)))
     assert len(opt.param_lists) == (2 if 'of' in groups else 1)
 
-@pytest.mark.parametrize('params,msg', [([torch.ones(2),[torch.ones(2)]],'side by side'), ([[torch.ones(2)],torch.ones(2)],'side by side'),
+@pytest.mark.parametrize('params,msg', [([torch.ones(2),[torch.ones(2)]],'beside groups'), ([[torch.ones(2)],torch.ones(2)],'beside groups'),
                                         ([[torch.ones(2)],[[torch.ones(2)]]],'a list in group 1'), ([[1.]],'a float in group 0'),
                                         ([('a',1)],'a int')], ids=str)
 def test_what_cannot_be_parameters_is_named(params, msg):
@@ -284,7 +284,7 @@ def test_an_expanded_gradient_with_l2(fused):
 
 def test_len_memory_is_no_hyper_but_one_is_told_which():
     opt = AdaMod([torch.ones(2)], lr=0.1)
-    with pytest.raises(ValueError, match=r"'len_memory', set beta3=len2beta3\(len_memory\)"): opt.set_hyper('len_memory', 0.5)
+    with pytest.raises(ValueError, match=r"'len_memory'. Set beta3=len2beta3\(len_memory\)"): opt.set_hyper('len_memory', 0.5)
 
 @pytest.mark.parametrize('opt_func', [AdaMod,DiffMod,DiffGrad,DeepMemory,partial(AdaMod, fused=True)])
 def test_an_optimizer_says_what_it_is(opt_func):

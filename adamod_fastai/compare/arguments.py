@@ -37,12 +37,12 @@ def short(o):
 # %% ../../nbs/compare/00_arguments.ipynb #541b77c8
 def one_of(arg, v, known):
     if v in known: return v
-    raise ValueError(f"Invalid {arg}: {v!r}, it must be one of {', '.join(map(str, known))}")
+    raise ValueError(f"Invalid {arg}: {v!r}. It must be one of {', '.join(map(str, known))}.")
 
 def count(arg, v):
     try: n = int(v) if isinstance(v, str) or int(v)==v else 0
     except (TypeError, ValueError, OverflowError): n = 0
-    if n < 1: raise ValueError(f'Invalid {arg}: {v!r}, it must be a whole number, at least 1')
+    if n < 1: raise ValueError(f'Invalid {arg}: {v!r}. It must be a whole number, at least 1.')
     return n
 
 def numbers(arg, v, ok, want, **names):
@@ -55,9 +55,9 @@ def numbers(arg, v, ok, want, **names):
         name = isinstance(o, str) and o in names
         try: n = float(names[o] if name else o)
         except (TypeError, ValueError): n = math.nan
-        if not (name or ok(n)): raise ValueError(f'Invalid {arg}: {o!r}, it must be {want}')
+        if not (name or ok(n)): raise ValueError(f'Invalid {arg}: {o!r}. It must be {want}.')
         if n not in res: res.append(n)
-    if not res: raise ValueError(f'Invalid {arg}: {v!r}, there must be at least one')
+    if not res: raise ValueError(f'Invalid {arg}: {v!r}. There must be at least one.')
     return res
 
 # %% ../../nbs/compare/00_arguments.ipynb #8f770eae
@@ -70,7 +70,7 @@ def averaging_lengths(v):
 def warmups(v, schedule):
     res = numbers('warmup', v, lambda o: 0 <= o < 1, 'a fraction of the run, in [0,1)')
     if any(res) and schedule != 'flat':
-        raise ValueError(f"Invalid warmup: {v!r}, it goes with the schedule 'flat', not {schedule!r}")
+        raise ValueError(f"Invalid warmup: {v!r}. With the schedule {schedule!r} it must be 0; pass schedule='flat'.")
     return res
 
 def optimizers(v):
@@ -81,18 +81,18 @@ def optimizers(v):
         for o in L(v):
             if isinstance(o, str): name,f = o,known_opts[one_of('opts', o, known_opts)]
             else: name,f = name_of(o),o
-            if res.setdefault(name, f) is not f: raise ValueError(f'Invalid opts: two optimizers are named {name!r}, pass a dict of names')
+            if res.setdefault(name, f) is not f: raise ValueError(f'Invalid opts: two optimizers are named {name!r}. Pass a dict of names.')
     for k,f in res.items():
-        if not isinstance(k, str): raise ValueError(f'Invalid opts: {k!r}, a name must be text')
-        if not callable(f): raise ValueError(f'Invalid opts: {f!r}, it must be a function that makes an optimizer')
-    if not res: raise ValueError(f'Invalid opts: {v!r}, there must be at least one')
+        if not isinstance(k, str): raise ValueError(f'Invalid opts: {k!r}. A name must be text.')
+        if not callable(f): raise ValueError(f'Invalid opts: {f!r}. It must be a function that makes an optimizer.')
+    if not res: raise ValueError(f'Invalid opts: {v!r}. There must be at least one.')
     return res
 
 # %% ../../nbs/compare/00_arguments.ipynb #a1985d66
 settings = ['task','opt','lr','seed','schedule','n_epoch','memory','warmup','cbs','opt_func','made']
 columns = {*settings, 'metrics','batches','diverged','seconds','loss_rise','losses','run'}
 
-def refuse(get_learner, what): raise ValueError(f'Invalid get_learner: {name_of(get_learner)} {what}')
+def refuse(get_learner, what): raise ValueError(f'Invalid get_learner: {name_of(get_learner)} {what}.')
 
 def check_metric_names(get_learner, names):
     for o in names:
@@ -102,4 +102,4 @@ def check_metric_names(get_learner, names):
 def number(get_learner, name, v):
     "The value `v` of the metric `name`, as a number"
     try: return float(v)
-    except (TypeError, ValueError): refuse(get_learner, f'has a metric {name!r} that gives {short(v)}, it must give a number')
+    except (TypeError, ValueError): refuse(get_learner, f'has a metric {name!r} that gives {short(v)}. It must give a number')

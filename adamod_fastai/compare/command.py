@@ -32,7 +32,7 @@ tasks = dict(digits     =(digits_learner,      'one_cycle', '1e-3,1e-2,1e-1', "a
              transformer=(transformer_learner, 'flat',      '1e-3,3e-3,1e-2', "a small post-norm transformer on Python's manual"))
 
 # %% ../../nbs/compare/09_command.ipynb #28db4a01
-def invalid_task(spec, what): return ValueError(f'Invalid task: {spec!r}, {what}')
+def invalid_task(spec, what): return ValueError(f'Invalid task: {spec!r}. {what}')
 
 def load_file(path):
     "The module that the file `path` is"
@@ -51,15 +51,15 @@ def find_task(spec):
     "What is known under the name `spec`, or the function FILE.py:FUNCTION or MODULE:FUNCTION, with a schedule and learning rates"
     if spec in tasks: return tasks[spec][:3]
     where,colon,name = spec.rpartition(':')
-    if not colon: raise invalid_task(spec, f"it must be {', '.join(tasks)}, FILE.py:FUNCTION or MODULE:FUNCTION")
+    if not colon: raise invalid_task(spec, f"It must be {', '.join(tasks)}, FILE.py:FUNCTION or MODULE:FUNCTION.")
     path = Path(where).expanduser().absolute() if where.endswith('.py') else None
-    if path and not path.is_file(): raise invalid_task(spec, f'there is no file {where!r}')
+    if path and not path.is_file(): raise invalid_task(spec, f'There is no file {where!r}.')
     if not path and str(Path.cwd()) not in sys.path: sys.path.insert(0, str(Path.cwd()))
     try:
         with patch.object(sys, 'argv', [where]): module = load_file(path) if path else import_module(where)
-    except (Exception,SystemExit) as e: raise invalid_task(spec, f'importing {where!r} raised {type(e).__name__}: {e}') from e
+    except (Exception,SystemExit) as e: raise invalid_task(spec, f'Importing {where!r} raised {type(e).__name__}: {e}') from e
     task = getattr(module, name, None)
-    if not callable(task): raise invalid_task(spec, f'there is no function {name!r} in {where!r}')
+    if not callable(task): raise invalid_task(spec, f'There is no function {name!r} in {where!r}.')
     return task,'one_cycle','1e-3,1e-2,1e-1'
 
 def split_tasks(text):

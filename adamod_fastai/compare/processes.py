@@ -57,7 +57,7 @@ def to_send(functions):
     own,code = own_modules(),LoadedCode(functions)
     for o in own.values(): cloudpickle.register_pickle_by_value(o)
     try: return to_bytes(({m.__name__: m for m in code.reached}, functions), code.names)
-    except Exception as e: raise ValueError(f'Invalid get_learner: it cannot be pickled for another process: {e}') from e
+    except Exception as e: raise ValueError(f'Invalid get_learner: it cannot be pickled for another process. {e}') from e
     finally:
         for o in own.values(): cloudpickle.unregister_pickle_by_value(o)
 
@@ -186,7 +186,7 @@ def jobs_count(v):
     "How many processes `v` asks for"
     n = count('jobs', v)
     if n > 1 and multiprocessing.parent_process():
-        raise ValueError(f'Invalid jobs: {v!r}, it must be 1 in a process that was started by multiprocessing')
+        raise ValueError(f'Invalid jobs: {v!r}. It must be 1 in a process that was started by multiprocessing.')
     return n
 
 # %% ../../nbs/compare/05_processes.ipynb #3cb7ef33
@@ -198,6 +198,6 @@ def dask(address):
         from distributed import Client
         from distributed.comm import get_address_host_port
         socket.create_connection(get_address_host_port(address, strict=True), timeout=10).close()
-    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}, the package distributed is not installed') from e
-    except (OSError, ValueError) as e: raise ValueError(f'Invalid dask: {address!r}, cannot reach a scheduler there: {e}') from e
+    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}. It needs the package distributed, which is not installed.') from e
+    except (OSError, ValueError) as e: raise ValueError(f'Invalid dask: {address!r}. No scheduler can be reached there: {e}') from e
     with Client(address, set_as_default=False) as client: yield client.get_executor(pure=False)

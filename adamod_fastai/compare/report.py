@@ -42,7 +42,7 @@ def _cells(df, metric, lower=None):
     twice = df[df.duplicated(['opt','lr','seed'])]
     if len(twice):
         o = twice.iloc[0]
-        raise ValueError(f'Invalid df: {o.opt} at lr {o.lr:g} has two runs of seed {o.seed}, select those of one comparison')
+        raise ValueError(f'Invalid df: {o.opt} at lr {o.lr:g} has two runs of seed {o.seed}. Select the runs of one comparison.')
     df = df.assign(nan=df[metric].isna() & ~df.diverged)
     cells = df.groupby(['opt','lr'], sort=False)
     res = cells[metric].agg(['mean','std','size'])
@@ -144,7 +144,7 @@ def plot_losses(
 ) -> plt.Axes:
     "Plot the smoothed training losses: mean and standard deviation over the seeds"
     metric = metric_of(df, metric)
-    if 'losses' not in df: raise ValueError("Invalid df: it has no column 'losses'; in a folder of results they are in losses.csv, by run")
+    if 'losses' not in df: raise ValueError("Invalid df: it has no column 'losses'. In a folder of results they are in losses.csv, by run.")
     if lr is not None: one_of('lr', lr, sorted(df['lr'].unique().tolist()))
     cells = _cells(df, metric, lower)
     if ax is None: ax = plt.subplots(figsize=(6,4), layout='constrained')[1]

@@ -39,7 +39,7 @@ def from_json(path):
         run['made'].update({k: numbers(run['made'][k]) for k in ('losses','metrics')})
         for o in (*settings,'metrics'): run[o]
         return run
-    except (ValueError,TypeError,LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare') from e
+    except (ValueError,TypeError,LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare. Pass another folder.') from e
 
 # %% ../../nbs/compare/04_store.ipynb #c26c873f
 def frame(runs):
@@ -63,11 +63,11 @@ class Store:
             self.out = Path(out).expanduser().absolute()
             self.runs,table = self.out/'runs',self.out/'results.csv'
             if table.exists() and not self.runs.exists():
-                raise ValueError(f'Invalid out: {table} was not written by compare, at least not by this version: pass another folder')
+                raise ValueError(f'Invalid out: {table} was not written by compare, or not by this version. Pass another folder.')
             self.runs.mkdir(parents=True, exist_ok=True)
         except (OSError,TypeError,RuntimeError) as e:
             why = getattr(e, 'strerror', None) or e
-            raise ValueError(f'Invalid out: {short(name or out)} cannot be used as a folder, {why}') from e
+            raise ValueError(f'Invalid out: {short(name or out)} cannot be used as a folder: {why}') from e
         for o in self.paths(): self.done.setdefault(o.name.partition('-')[0], []).append(o)
 
     def paths(self):

@@ -50,15 +50,15 @@ class Comparison:
     "What is compared, checked: the functions that the runs need, and in `grid` the settings of each run"
     def __init__(self, get_learner, opts, lrs, seeds, n_epoch, schedule, memory=None, warmup=0., cbs=None):
         if not callable(get_learner) or isinstance(get_learner, Learner):
-            raise ValueError(f'Invalid get_learner: {short(get_learner)}, it must be a function of an opt_func')
+            raise ValueError(f'Invalid get_learner: {short(get_learner)}. It must be a function of an opt_func.')
         is_callback = issubclass(cbs if isinstance(cbs, type) else type(cbs), Callback)
         if cbs is not None and (is_callback or not callable(cbs)):
-            raise ValueError(f'Invalid cbs: {cbs!r}, it must be a function of a Learner')
+            raise ValueError(f'Invalid cbs: {cbs!r}. It must be a function of a Learner.')
         self.get_learner,self.opts,self.cbs,lrs,seeds = get_learner,optimizers(opts),cbs,learning_rates(lrs),count('seeds', seeds)
         self.n_epoch,self.schedule = count('n_epoch', n_epoch),one_of('schedule', schedule, schedules)
         found = list(variants(self.opts, averaging_lengths(memory), warmups(warmup, schedule)))
         names = [o['opt'] for o,_ in found]
-        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}, two optimizers have the same name')
+        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}. No two optimizers may have the same name.')
         self.functions = get_learner,{o['opt']: self.opts[k] for o,k in found},cbs
         base = dict(task=name_of(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=name_of(cbs) if cbs else '')
         self.grid = [dict(base, **o, lr=lr, seed=s, made=k) for o,k in found for lr in lrs for s in range(seeds)]
@@ -82,7 +82,7 @@ def tell_what_differs(comparisons, todo, store):
     for what,n in Counter(tuple(o) for *_,o in found).items():
         tell(f'{n} stored run{"s"*(n > 1)} not reused, as these differ: {", ".join(what)}')
     if found and comparisons[found[0][0]].is_random(found[0][1]):
-        tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused: seed what is random')
+        tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused. Seed what is random.')
 
 def watched(done, todo, n=1, every=30):
     "`done`, whose progress one sees: as a bar that names what is trained, or without a terminal as a line now and then"
@@ -125,7 +125,7 @@ def train_all(comparisons, store, jobs=None, executor=None):
 def interrupted(df, total, out):
     "What there is to hand back of the runs `df`"
     told = f'{len(df)} of {total} runs are done'
-    if out is None: told += ', and not kept: with out= the same call goes on from there'
+    if out is None: told += ', and not kept. Pass out= to go on from there next time.'
     if not (IN_NOTEBOOK and len(df)): raise KeyboardInterrupt(told) from None
     tell(f'Interrupted: {told}')
     return df
@@ -149,8 +149,8 @@ def compare(
     comparison = Comparison(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs)
     if jobs is not None: jobs = jobs_count(jobs)
     if executor is not None and not callable(getattr(executor, 'submit', None)):
-        raise ValueError(f'Invalid executor: {executor!r}, it must have a method submit')
-    if jobs and executor is not None: raise ValueError(f'Invalid jobs: {jobs!r}, the executor says how many run in parallel')
+        raise ValueError(f'Invalid executor: {executor!r}. It must have a method submit.')
+    if jobs and executor is not None: raise ValueError(f'Invalid jobs: {jobs!r}. With an executor it must be None: the executor says how many run in parallel.')
     store = Store(out)
     try: train_all([comparison], store, jobs, executor)
     except KeyboardInterrupt: return interrupted(store.select(comparison.grid), len(comparison.grid), out)

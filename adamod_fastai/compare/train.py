@@ -89,11 +89,11 @@ def new_learner(get_learner, opt_func, seed, folder):
     "A new `Learner` with its optimizer, which saves models in `folder`"
     asked = Asked(opt_func)
     learn = get_learner(asked)
-    if not isinstance(learn, Learner): refuse(get_learner, f'returns {short(learn)}, it must return a Learner')
+    if not isinstance(learn, Learner): refuse(get_learner, f'returns {short(learn)}. It must return a Learner')
     learn.create_opt()
     if not asked.called: refuse(get_learner, 'makes a Learner that does not use the opt_func it is given')
     if any(trained.get(id(o)) is o for o in learn.model.parameters()):
-        refuse(get_learner, 'gives a model that was trained before, it must make a new one')
+        refuse(get_learner, 'returns a model that was trained before. It must make a new one')
     learn.model_dir = Path(folder)
     for dl in learn.dls.loaders: reseed(dl, seed)
     return learn

@@ -176,11 +176,11 @@ def _missing(kind):
 def check_compiler(kinds):
     "Say what to install if `torch.compile` will find no compiler for devices of these `kinds`"
     for missing in filter(None, map(_missing, kinds)):
-        raise RuntimeError(f'fused=True compiles the step with torch.compile, which needs {missing} and found none: '
-                           'install it, or use fused=False, which does the same more slowly')
+        raise RuntimeError(f'fused=True compiles the step with torch.compile, which needs {missing} and found none. '
+                           'Install it, or use fused=False, which does the same more slowly.')
 
 def check_not_captured():
     "Refuse to be part of a CUDA graph: it would replay this step's scalars for ever"
     if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         raise RuntimeError('A CUDA graph is being captured, which would freeze the learning rate and the step count of '
-                           'FusedOptimizer at what they are now: step outside of it')
+                           'FusedOptimizer at what they are now. Step outside of it.')

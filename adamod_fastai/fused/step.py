@@ -189,7 +189,7 @@ def _fuse(opt):
         return opt
     if type(opt) not in (Optimizer,ModOptimizer):
         raise TypeError(f'Invalid opt_func: what it makes is {type(opt).__name__} and cannot be fused. It must be a fastai `Optimizer`, '
-                        'which is a list of step functions, or a wrapper of one')
+                        'which is a list of step functions, or a wrapper of one.')
     res = FusedOptimizer(opt.param_lists, opt.cbs, rule=getattr(opt, 'rule', None))
     res.hypers = L(map(Hypers, opt.hypers))
     res.state.update(opt.state)
