@@ -747,6 +747,20 @@ def test_compilation_that_is_switched_off_for_a_call_is_an_eager_step_that_says_
     assert [o.why for o in twins.opts[1]._plan.subgroups] == [None] # fused from then on
     twins.check()
 
+def test_what_is_new_while_compilation_is_switched_off_is_not_compiled(monkeypatch):
+    "A step without decay is another graph"
+    monkeypatch.setattr(step, '_kernels', {})
+    twins = Twins(AdaMod, few((20,30)))
+    for _ in range(3): twins.step()
+    for o in twins.opts: o.set_hyper('wd', 0.)
+    with patch.object(kernel, 'compile_module', side_effect=AssertionError), torch.compiler.set_stance('force_eager'):
+        with pytest.warns(UserWarning, match='stepped eagerly, because torch.compile is switched off') as said:
+            for _ in range(3): twins.step()
+    assert len(said)==1
+    for _ in range(3): twins.step()
+    assert [o.why for o in twins.opts[1]._plan.subgroups] == [None] # fused from then on
+    twins.check()
+
 def test_without_ahead_of_time_code_a_call_is_never_run_line_by_line(monkeypatch):
     "In a torch that cannot compile ahead of time what is compiled can still be switched off"
     compile = torch.compile

@@ -44,7 +44,7 @@ def to_fx(graph):
 
     results = [vals[slot] for slot in (0,1,*graph.state_slots)]
     changed = [i for i,(o,res) in enumerate(zip(tensors, results)) if res is not o]
-    for i in changed: # one that is handed on is copied, before it is overwritten
+    for i in changed: # a result that is another argument, which may be overwritten first
         if any(results[i] is o for o in tensors): results[i] = results[i].clone()
     for i in changed: tensors[i].copy_(results[i])
     fx_graph.output(fx_graph.call_function(torch.compiler.is_compiling))
@@ -132,12 +132,13 @@ class Kernel:
         self.spec,self.why,self.fns = graph.spec,None,{} # `fns`: by number of dimensions
         self.changes_grad = any(o.slot==1 for o in graph.calls)
         self.module,self.n_scalars = to_fx(graph)
-        self.is_idle = not any(o.op=='call_method' for o in self.module.graph.nodes)
+        self.is_idle = not any(o.target=='copy_' for o in self.module.graph.nodes) # nothing is written
+
+    def missing(self, dims): return set() if self.is_idle else dims-set(self.fns)
 
     def compile(self, dims):
-        "Compile it for so many dimensions each, as far as it is not, or raise `Unsupported`"
-        if self.is_idle: return
-        for dim in sorted(dims-set(self.fns)):
+        "Compile it for the numbers of dimensions that are missing, or raise `Unsupported`"
+        for dim in sorted(self.missing(dims)):
             if self.why: break
             shape = (1<<18,) if dim==1 else (1<<14,16)
             tensors = [torch.zeros(shape, dtype=d, device=self.spec.device) for d in self.spec.dtypes]

@@ -17,7 +17,7 @@ from fastai.optimizer import Optimizer
 from ..base import Hypers, ModOptimizer, Unsupported, is_sharded, local_part, sharded_alike, sharding_of, step_param
 from .buckets import is_dense, parts_of
 from .kernel import Kernel, check_compiler, check_not_captured, compiles
-from .trace import Spec, trace_steps
+from .trace import NoState, Spec, trace_steps
 
 # %% auto #0
 __all__ = ['FusedOptimizer', 'fused']
@@ -38,7 +38,7 @@ class _Subgroup:
     def update(self, kernel, scalars, new):
         "Update all parts, and write what is `new` in the state beside tensors, such as the step count"
         for o in self.parts: o.update(kernel, scalars)
-        gone = set(self.states[0])-set(self.spec.names)-set(new)
+        gone = set(self.states[0])-set(self.spec.names)-set(new) # numbers that the step functions have dropped
         for s in self.states:
             s.update(new)
             for k in gone: del s[k]
@@ -82,7 +82,7 @@ class _Plan:
     "The subgroups, while parameters, gradients and states stay what they are"
     def __init__(self, opt, todo):
         opt.check_grads(todo)
-        opt.follow_params(todo)
+        opt.follow_params(todo) # the states, to another device or dtype
         self.is_sharded = any(is_sharded(p) for p,*_ in todo)
         self.here = [o.detach() for o in self._here(todo)]
         self.objects,self.shardings = self._objects(opt, todo),self._shardings(todo)
@@ -100,12 +100,13 @@ class _Plan:
 
     def holds(self, opt, todo):
         if not _same(self._objects(opt, todo), self.objects) or self._shardings(todo)!=self.shardings: return False
-        in_place = all(map(Tensor.is_set_to, self._here(todo), self.here))
-        return in_place and all(o.is_as_it_was() for o in self.subgroups)
+        not_moved = all(map(Tensor.is_set_to, self._here(todo), self.here))
+        return not_moved and all(o.is_as_it_was() for o in self.subgroups)
 
 # %% ../../nbs/fused/00_step.ipynb #e78d37bd
 _kernels = {} # by traced graph
 _most_kernels = 16 # that one optimizer may add
+_switched_off = 'torch.compile is switched off'
 
 class FusedOptimizer(ModOptimizer):
     "A `ModOptimizer` whose step functions are compiled to one pass over all elements"
@@ -128,17 +129,17 @@ class FusedOptimizer(ModOptimizer):
         for o in plan.subgroups:
             hyper = self.hypers[o.group]
             try: kernel,scalars,new = self._kernel_for(o, hyper)
-            except Unsupported as e: self._step_eagerly(o, hyper, str(e))
+            except Unsupported as e: self._step_eagerly(o, hyper, e)
             else: o.update(kernel, scalars, new)
 
     def _plan_for(self, groups):
         "The plan of the last step if it holds for the parameters in `groups`, or a new one; `None` if all are to be stepped eagerly"
         last,self._plan = self._plan,None
-        if not (self._is_ahead or compiles()): return self._say('torch.compile is switched off')
+        if not (self._is_ahead or compiles()): return self._say(_switched_off)
         params,before = list(chain.from_iterable(groups)),self._params
         self._params = params
         if before is not None and not _same(params, before): return # others have a gradient than at the last step
-        todo = [(p,i,self.state[p],None) for i,pg in enumerate(groups) for p in pg]
+        todo = [(p,i,self.state[p],None) for i,pg in enumerate(groups) for p in pg] # as in the eager step, without hypers
         self._plan = last if last and last.holds(self, todo) else _Plan(self, todo)
         return self._plan
 
@@ -153,14 +154,18 @@ class FusedOptimizer(ModOptimizer):
             self._n_kernels += 1
             _kernels[graph] = Kernel(graph)
         kernel = _kernels[graph]
+        if kernel.missing(o.dims) and not compiles():
+            self._plan,self._is_ahead = None,False
+            raise Unsupported(_switched_off)
         kernel.compile(o.dims)
         self._is_ahead = kernel.is_ahead
         return kernel,kernel.scalars(scalars),new
 
-    def _step_eagerly(self, o, hyper, why):
-        "Step a subgroup by its step functions, from now on if there is a reason; the first step, which makes the state, has none"
-        o.why = why
-        if why: self._say(why)
+    def _step_eagerly(self, o, hyper, e):
+        "Step a subgroup by its step functions: from now on, unless this is only the first step, which makes the state"
+        if not isinstance(e, NoState):
+            o.why,o.parts = str(e),[]
+            self._say(o.why)
         for p,state in zip(o.params, o.states): step_param(self.cbs, p, state, hyper)
 
     def _say(self, why):

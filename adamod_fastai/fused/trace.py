@@ -183,7 +183,7 @@ class _Trace:
     def _rule(self, fn, names, args):
         key = self.dtype,fn,names,*map(_key_part, args)
         try: return _rules[key]
-        except (KeyError,TypeError): rule = _rules[key] = _try_call(fn, names, args, self.dtype)
+        except (KeyError,TypeError): rule = _rules[key] = _try_call(fn, names, args, self.dtype) # which refuses what has no hash
         return rule
 
 def _argument(o, is_open):
@@ -192,6 +192,8 @@ def _argument(o, is_open):
     return scalar if is_open and _is_number(o) else Constant(o, type(o), repr(o))
 
 # %% ../../nbs/fused/01_trace.ipynb #7e4a7da1
+class NoState(Unsupported): "The step functions have made no state yet: they do at the first step"
+
 TracedGraph = namedtuple('TracedGraph', 'spec calls state_slots') # `state_slots`: where the tensors of the state are after the step
 
 def trace_steps(cbs, spec, state, hyper):
@@ -200,13 +202,13 @@ def trace_steps(cbs, spec, state, hyper):
     p,grad,*olds = map(t.proxy, spec.dtypes)
     p.grad = grad
     state.update(zip(spec.names, olds))
-    try: run_rounded(cbs, p, state, hyper)
+    try: run_rounded(cbs, p, state, hyper) # with the stochastic rounding of bfloat16
     except Unsupported as e: raise Unsupported(f'a step function {e}') from None
     except Exception as e: raise Unsupported(f'a step function does not run on proxies: {type(e).__name__}: {e}') from None
     news = [state.pop(k, None) for k in spec.names]
     same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
     others = [o for o in state.values() if isinstance(o, (Proxy,Tensor))]
-    if others or not same: raise Unsupported('the tensors that its step functions keep in the state have changed' if spec.names else '')
+    if others or not same: raise Unsupported('the tensors that its step functions keep in the state have changed') if spec.names else NoState()
     slots = tuple(o.slot for o in news)
     for name,old,slot in zip(spec.names, olds, slots):
         taken = slot < len(spec.dtypes) and slot!=old.slot
