@@ -5,7 +5,7 @@
 # %% ../../nbs/compare/02_loaded_code.ipynb #f33ea155
 from __future__ import annotations
 
-import re, sys
+import inspect, re, sys
 from argparse import Namespace
 from dis import get_instructions
 from enum import Enum
@@ -65,10 +65,6 @@ def of_tensor(o):
 
 def of_array(o): return digest(f'{o.dtype} {o.shape}', o.tobytes())
 
-def has(o, k):
-    "Has `o` the attribute `k` itself, made by no `__getattr__`?"
-    return hasattr(type(o), k) or k in getattr(o, '__dict__', ())
-
 def inside(o):
     "What there is in the value `o`"
     if isinstance(o, pd.DataFrame): return [o.index.to_numpy(), *((k,v.to_numpy()) for k,v in o.items())]
@@ -79,15 +75,12 @@ def inside(o):
     if isinstance(o, (list,tuple,L)): return o
     if isinstance(o, CodeType): return [getattr(o, k, None) for k in of_code]
     held = [type(o), getattr(o, '__qualname__', None)]
-    held += [getattr(o, k) for k in function_in if has(o, k)]
+    for k in function_in:
+        if inspect.getattr_static(o, k, None) is not None: held.append(getattr(o, k))
     if isinstance(o, trained_kinds): return held
-    if isinstance(o, (Namespace,SimpleNamespace,Dataset)) or is_own(type(o)): held.append(state(o))
+    if isinstance(o, (Namespace,SimpleNamespace,Dataset)) or is_own(type(o)):
+        held.append(o.__reduce_ex__(2)[1:3]) # what pickle would keep of it
     return held
-
-def state(o):
-    "What pickle would keep of the object `o`"
-    if hasattr(type(o), '__getstate__'): return o.__getstate__()
-    return vars(o) # Python 3.10 has the other only where one defines it
 
 # %% ../../nbs/compare/02_loaded_code.ipynb #859d0c13
 def all_code(code):
@@ -111,12 +104,9 @@ def cell_contents(c):
 
 def functions_in(o):
     "The functions that the function or class `o` is or has"
-    def unwrapped(v):
-        for k in '__func__','fget','__wrapped__':
-            if has(v, k): return getattr(v, k)
-        return v
     held = vars(o).values() if isinstance(o, type) else [o]
-    return [v for v in map(unwrapped, held) if isinstance(v, FunctionType)]
+    plain = [inspect.unwrap(getattr(v, 'fget', v)) for v in held] # of properties, methods and caches
+    return [v for v in plain if isinstance(v, FunctionType)]
 
 def module_of(o):
     if isinstance(o, ModuleType): return o
@@ -134,7 +124,7 @@ class LoadedCode:
             o = self.todo.pop()
             if id(o) in done or not is_own(o) or isinstance(o, ModuleType) and o.__name__ == '__main__': continue
             done[id(o)] = o
-            res.setdefault(label(o), []).append((self.numbered(o), digest(self.text(self.consists_of(o)))))
+            res.setdefault(label(o), []).append((self.numbered(o), digest(self.text(self.content(o)))))
         self.reached = [o for o in done.values() if isinstance(o, ModuleType)]
         self.parts = {k: digest(repr(sorted(v))) for k,v in sorted(res.items())}
 
@@ -163,25 +153,19 @@ class LoadedCode:
             self.texts[id(o)] = o,'' if isinstance(o, trained_kinds) else text
         return self.texts[id(o)][1]
 
-    def consists_of(self, o):
-        if isinstance(o, FunctionType): return self.of_function(o)
-        if isinstance(o, type): return self.of_class(o)
-        return self.of_module(o)
-
-    def of_function(self, f):
-        held = [cell_contents(c) for c in f.__closure__ or ()]
-        return [f.__code__, f.__defaults__, f.__kwdefaults__, held, vars(f), self.named(f), module_of(f)]
-
-    def of_class(self, o):
-        there = {k:v for k,v in vars(o).items() if isinstance(v, FunctionType) or not k.startswith('__')}
-        return [o.__bases__, there, module_of(o)]
-
-    def of_module(self, m):
-        there = list(vars(m).values())
-        mine = [o for o in there if module_of(o) is m]
-        code = [f.__code__ for o in mine for f in functions_in(o)]
+    def content(self, o):
+        "What the function, class or module `o` consists of"
+        if isinstance(o, FunctionType):
+            held = [cell_contents(c) for c in o.__closure__ or ()]
+            return [o.__code__, o.__defaults__, o.__kwdefaults__, held, vars(o), self.named(o), module_of(o)]
+        if isinstance(o, type):
+            there = {k:v for k,v in vars(o).items() if isinstance(v, FunctionType) or not k.startswith('__')}
+            return [o.__bases__, there, module_of(o)]
+        there = list(vars(o).values())
+        mine = [v for v in there if module_of(v) is o]
+        code = [f.__code__ for v in mine for f in functions_in(v)]
         self.names.update(*map(names_in, code))
-        others = [o for o in map(module_of, there) if o not in (m,None)]
+        others = [m for m in map(module_of, there) if m not in (o,None)]
         return [code, list(filter(is_own, others))]
 
     def named(self, f):
