@@ -41,8 +41,8 @@ def variants(opts, memories, warmups):
         for m in memories if can_average(f) else [0.]:
             for w in warmups:
                 name = k
-                if m: name += f', memory {100*m:g}%'
-                if w: name += f', warm-up {100*w:g}%'
+                if m: name += f', averaging {100*m:g}%'
+                if w: name += f', warmup {100*w:g}%'
                 yield dict(opt=name, memory=m, warmup=w, opt_func=name_of(f)),k
 
 # %% ../../nbs/compare/07_sweep.ipynb #849cf17e
