@@ -27,7 +27,7 @@ __all__ = ['StepMeasure', 'ClippedFraction', 'used_rate', 'RateHistogram']
 
 # %% ../nbs/02_callback.ipynb #56d51db0
 class _Measured:
-    "Finds the callback `name`, which was there for one fit only, on the `Learner` of that fit"
+    "Finds the callback `name`, which was passed to one fit only, on the `Learner` of that fit"
     def __init__(self, name): self.name = name
     def __get__(self, learn, owner=None):
         if learn is None: return self
@@ -48,7 +48,7 @@ class StepMeasure(FitCallback):
         setattr(Learner, name, _Measured(name))
 
     def __init__(self,
-        every:int=None # Measure at every `every`-th optimizer step, 1 or more; if not given at every tenth, or so that an epoch has ten
+        every:int=None # Measure at every `every`-th optimizer step, 1 or more; by default every tenth, or more often in short epochs
     ):
         if every is not None and not (isinstance(every, int) and every >= 1):
             raise ValueError(f'Invalid every: {every!r}. It must be a whole number of steps, at least 1.')
@@ -116,7 +116,7 @@ def _sum_over(sharding, x):
 
 # %% ../nbs/02_callback.ipynb #4e8e57eb
 def _unclipped_rate(p, state, hyper):
-    "Adam's rate of each element of `p`, to compare with the running average in `state`; where `lr` is 0, that of the last `lr`"
+    "The adaptive rate of each element of `p` before the clip; at an `lr` of 0, that of the last `lr`"
     return adaptive_rate(p, **{**state, **hyper, 'lr': hyper['lr'] or state.get('last_lr') or 1.})['rate']
 
 def _layer(name):
@@ -124,7 +124,7 @@ def _layer(name):
     return re.sub(r'(^|\.)(parametrizations\..*|[^.]+)$', '', name.replace('_orig_mod.', ''))
 
 class ClippedFraction(StepMeasure):
-    "Measure how many adaptive rates are clipped, and which fraction of Adam's is used: `clipped` and `used` in the progress table"
+    "Measure the fraction of adaptive rates that is clipped, and the fraction of Adam's that is used: two columns of the progress table"
     order,needs = Recorder.order+1,('lr_avg',)  # after `Recorder` has made its row, before that is shown
     columns = 'clipped','used'
     _epoch_start = 0
@@ -154,7 +154,8 @@ class ClippedFraction(StepMeasure):
         super().before_fit()
         if not (hasattr(self, 'recorder') and self.applies and self.clips): return
         for o in self.learn.metrics.attrgot('name'):
-            if o in self.columns: raise ValueError(f'Invalid metrics: {o!r} is the name of a column of {type(self).__name__}. Rename the metric.')
+            if o in self.columns:
+                raise ValueError(f'Invalid metrics: {o!r} is the name of a column of {type(self).__name__}. Rename the metric.')
         n,names = self._n_logged,self.recorder.metric_names
         if self.columns[0] not in names: self.recorder.metric_names = names[:n] + L(self.columns) + names[n:]
 
@@ -216,8 +217,8 @@ class ClippedFraction(StepMeasure):
         memory = max(fitting or [round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:]])
         if n < memory > least_memory:
             warnings.warn(f'This fit has {n} steps, but the optimizer averages over {memory:.0f}: most adaptive rates stay clipped to '
-                          f'the end. Pass len_memory={max(1, round(n*default_pct))} ({default_pct:.0%} of the fit), or neither beta3 nor '
-                          'len_memory: the averaging length then fits each fit.', stacklevel=2)
+                          f'the end. Omit beta3 and len_memory to average over {default_pct:.0%} of each fit, or pass '
+                          f'len_memory={max(1, round(n*default_pct))}.', stacklevel=2)
 
     @property
     def fractions(self):
@@ -226,7 +227,7 @@ class ClippedFraction(StepMeasure):
 
     @property
     def used(self):
-        "The fraction of Adam's rate that is used, min(η, s)/η, at each measured step: the mean over all elements"
+        "The effective rate as a fraction of Adam's, min(η, s)/η, at each measured step: the mean over all elements"
         return self._fractions('used')
 
     @property
@@ -236,11 +237,11 @@ class ClippedFraction(StepMeasure):
 
     @property
     def layer_used(self):
-        "The fraction of Adam's rate that is used in each layer: an array like `layer_fractions`"
+        "The effective rate of each layer as a fraction of Adam's: an array like `layer_fractions`"
         return self._layers('used')
 
     def plot(self,
-        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None # Matplotlib axes to plot on, a new figure if `None`
     ):
         "Plot the clipped and the used fraction over the batches, with the learning rate on a second axis"
         self.check_measured()
@@ -248,8 +249,8 @@ class ClippedFraction(StepMeasure):
         right = ax.twinx()
         right.plot(self.steps, self.lrs, color='0.6', ls='--', lw=1, label='learning rate')
         right.set(ylabel='learning rate', ylim=(0,None))
-        ax.plot(self.steps, self.fractions, color='C0', label='clipped: fraction of the weights')
-        ax.plot(self.steps, self.used, color='C1', label="used: fraction of Adam's rate")
+        ax.plot(self.steps, self.fractions, color='C0', label='clipped: of the weights')
+        ax.plot(self.steps, self.used, color='C1', label="used: of Adam's adaptive rate")
         ax.set(xlabel='batch', ylabel='fraction', ylim=(-0.02,1.02))
         ax.set_zorder(right.get_zorder()+1)
         ax.patch.set_visible(False)
@@ -258,10 +259,10 @@ class ClippedFraction(StepMeasure):
         return ax
 
     def plot_layers(self,
-        ax:plt.Axes=None, # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None, # Matplotlib axes to plot on, a new figure if `None`
         column:str='used' # What to plot: 'used' or 'clipped'
     ):
-        "Plot the fraction of Adam's rate that each layer uses, or its clipped fraction: a row per layer, the first on top"
+        "Plot the effective rate of each layer as a fraction of Adam's, or its clipped fraction: a row per layer, the first on top"
         if column not in self.columns: raise ValueError(f"Invalid column: {column!r}. It must be 'used' or 'clipped'.")
         self.check_measured()
         values,n = self._layers(column),len(self.layer_names)
@@ -271,7 +272,7 @@ class ClippedFraction(StepMeasure):
         rows = range(0, n, ceil(n/36))
         ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
         ax.tick_params(axis='y', labelsize=8)
-        label = {'used': "fraction of Adam's rate used", 'clipped': 'fraction of weights clipped'}[column]
+        label = {'used': "fraction of Adam's adaptive rate", 'clipped': 'fraction of weights clipped'}[column]
         ax.figure.colorbar(img, ax=ax, label=label, pad=0.02)
         return ax
 
@@ -295,10 +296,10 @@ class RateHistogram(StepMeasure):
     "Keep a histogram of the effective rates of all elements"
     needs = 'sqr_avg','step'
     def __init__(self,
-        every:int=None, # Measure at every `every`-th optimizer step, 1 or more; if not given at every tenth, or so that an epoch has ten
-        lo:float=-8, # log10 of the smallest effective rate that is told apart
-        hi:float=4, # log10 of the largest, above `lo`
-        bins:int=120 # Number of bins between them
+        every:int=None, # Measure at every `every`-th optimizer step, 1 or more; by default every tenth, or more often in short epochs
+        lo:float=-8, # log10 of the lower edge of the histogram; smaller effective rates are counted there
+        hi:float=4, # log10 of its upper edge, above `lo`; larger ones are counted there
+        bins:int=120 # Number of bins
     ):
         if not lo < hi: raise ValueError(f'Invalid lo and hi: {lo!r} and {hi!r}. lo must be below hi.')
         if not (isinstance(bins, int) and bins >= 1): raise ValueError(f'Invalid bins: {bins!r}. It must be a whole number, at least 1.')
@@ -331,13 +332,13 @@ class RateHistogram(StepMeasure):
 
     @property
     def histograms(self):
-        "The fraction of elements in each bin: an array of measured steps by `bins`, NaN where a rate was"
+        "The fraction of elements in each bin: an array of measured steps by `bins`, NaN where an effective rate was"
         return torch.stack(self._hists).cpu().numpy() if self._hists else np.zeros((0, self.bins))
 
     def plot(self,
-        ax:plt.Axes=None # Matplotlib axes to draw on, a new figure if `None`
+        ax:plt.Axes=None # Matplotlib axes to plot on, a new figure if `None`
     ):
-        "Plot the histograms side by side: batches across, effective rates upwards, colour for the fraction of elements"
+        "Plot the histograms as an image: batches across, effective rates upwards, colour for the fraction of elements"
         self.check_measured()
         hists = self.histograms
         finite = hists[np.isfinite(hists).all(1)]

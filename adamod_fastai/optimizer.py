@@ -26,16 +26,16 @@ def AdaMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
+    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The rule of the AdaMod paper, or that of its authors' released code?
+    paper:bool=True, # True: the rule of the AdaMod paper; False: that of its authors' code
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the running average as `lr` changes? With `None`, if its length fits each fit
-    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over all elements? See `FusedOptimizer`
+    follow_lr:bool=None, # Rescale the running average when `lr` changes? By default, yes if its length is automatic, no if it is given
+    bf16_stochastic_round:bool=True, # Stochastic rounding of bfloat16 parameters? Without it small steps are lost
+    fused:bool=False # Compile the step into a single kernel? See `FusedOptimizer`
 ) -> Optimizer:
     "An AdaMod `Optimizer`: Adam whose adaptive rates are capped at their own running average"
     cbs = [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]
@@ -57,7 +57,7 @@ average_grads.defaults = dict(mom=0.9, sqr_mom=0.99)
 
 # %% ../nbs/00_optimizer.ipynb #a1d14eb1
 def adaptive_rate(p, lr, mom, sqr_mom, step, sqr_avg, eps, paper=True, follow_lr=False, last_lr=None, **kwargs):
-    "Adam's adaptive rate of each element of `p`; at an `lr` of 0, that at the last one if the running average is to `follow_lr`"
+    "Adam's adaptive rate for each element of `p`; with `follow_lr`, an `lr` of 0 is replaced by the last nonzero one"
     if follow_lr: lr = lr or last_lr or 1.
     root = debias(sqr_mom, 1-sqr_mom, step)**0.5
     lr,eps = (lr*root,eps*root) if paper else (lr*root/debias(mom, 1-mom, step),eps)
@@ -81,7 +81,7 @@ def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
 
 # %% ../nbs/00_optimizer.ipynb #f703ccf6
 def rescale_lr_avg(p, lr, beta3, lr_avg=None, last_lr=None, follow_lr=False, **kwargs):
-    "Note the learning rate `last_lr` of the running average `lr_avg` of `p`, and rescale both to `lr` if it is to `follow_lr`"
+    "Store the learning rate that `lr_avg` of `p` refers to as `last_lr`; with `follow_lr`, rescale `lr_avg` to the current `lr`"
     if follow_lr:
         new = lr or last_lr or 1.
         if lr_avg is not None and last_lr: lr_avg.mul_(new/last_lr)
@@ -126,8 +126,8 @@ def DiffGrad(
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
     version:int=0, # Which `friction`: 0, 1 or 2
-    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over all elements? See `FusedOptimizer`
+    bf16_stochastic_round:bool=True, # Stochastic rounding of bfloat16 parameters? Without it small steps are lost
+    fused:bool=False # Compile the step into a single kernel? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffGrad `Optimizer`: Adam whose momentum is damped where the gradient hardly changes"
     cbs = [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate, friction, rate_step]
@@ -141,17 +141,17 @@ def DiffMod(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
+    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
     eps:float=1e-5, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The adaptive rate of the AdaMod paper, or that of its authors' released code?
+    paper:bool=True, # True: the adaptive rate of the AdaMod paper; False: that of its authors' code
     version:int=0, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the running average as `lr` changes? With `None`, if its length fits each fit
-    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over all elements? See `FusedOptimizer`
+    follow_lr:bool=None, # Rescale the running average when `lr` changes? By default, yes if its length is automatic, no if it is given
+    bf16_stochastic_round:bool=True, # Stochastic rounding of bfloat16 parameters? Without it small steps are lost
+    fused:bool=False # Compile the step into a single kernel? See `FusedOptimizer`
 ) -> Optimizer:
     "A DiffMod `Optimizer`: AdaMod's clip with DiffGrad's friction"
     cbs = [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]
@@ -172,17 +172,17 @@ def DeepMemory(
     lr:float|slice, # Default learning rate
     mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
     sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); without this and `len_memory` it fits each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: instead of `beta3`, which is 1-1/`len_memory`
+    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
+    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
     eps:float=1e-6, # Added for numerical stability
     wd:float=0.01, # Optional weight decay (true or L2)
     decouple_wd:bool=True, # Apply true weight decay or L2 regularization
-    paper:bool=True, # The adaptive rate of the AdaMod paper, or that of its authors' released code?
+    paper:bool=True, # True: the adaptive rate of the AdaMod paper; False: that of its authors' code
     version:int=1, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?
-    follow_lr:bool=None, # Rescale the running average as `lr` changes? With `None`, if its length fits each fit
-    bf16_stochastic_round:bool=True, # Round bfloat16 parameters up or down at random? Otherwise small steps are lost in them
-    fused:bool=False # Compile the step functions to one pass over all elements? See `FusedOptimizer`
+    follow_lr:bool=None, # Rescale the running average when `lr` changes? By default, yes if its length is automatic, no if it is given
+    bf16_stochastic_round:bool=True, # Stochastic rounding of bfloat16 parameters? Without it small steps are lost
+    fused:bool=False # Compile the step into a single kernel? See `FusedOptimizer`
 ) -> Optimizer:
     "A DeepMemory `Optimizer`: the mean of the adaptive rate and its running average, with DiffGrad's friction"
     cbs = [weight_decay if decouple_wd else l2_reg, average_grads, step_stat, adaptive_rate]

@@ -27,13 +27,13 @@ from step_time import machine
 adam = dict(mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.)
 theirs = dict(betas=(0.9,0.99), eps=1e-5)
 def in_lookahead(params, lr): return Lookahead(AdaMod(params, lr, len_memory=1, **adam))
-WAYS = {'float32':                        (torch.float32,  partial(AdaMod, len_memory=1, **adam)),
-        'bfloat16, to nearest':           (torch.bfloat16, partial(AdaMod, len_memory=1, bf16_stochastic_round=False, **adam)),
-        'bfloat16, at random':            (torch.bfloat16, partial(AdaMod, len_memory=1, **adam)),
-        'Lookahead, float32':             (torch.float32,  in_lookahead),
-        'Lookahead, bfloat16, at random': (torch.bfloat16, in_lookahead),
-        'optimi, float32':                (torch.float32,  partial(optimi.Adam, **theirs)),
-        'optimi, bfloat16, Kahan':        (torch.bfloat16, partial(optimi.Adam, kahan_sum=True, **theirs))}
+WAYS = {'float32':                         (torch.float32,  partial(AdaMod, len_memory=1, **adam)),
+        'bfloat16, to nearest':            (torch.bfloat16, partial(AdaMod, len_memory=1, bf16_stochastic_round=False, **adam)),
+        'bfloat16, stochastic':            (torch.bfloat16, partial(AdaMod, len_memory=1, **adam)),
+        'Lookahead, float32':              (torch.float32,  in_lookahead),
+        'Lookahead, bfloat16, stochastic': (torch.bfloat16, in_lookahead),
+        'optimi, float32':                 (torch.float32,  partial(optimi.Adam, **theirs)),
+        'optimi, bfloat16, Kahan':         (torch.bfloat16, partial(optimi.Adam, kahan_sum=True, **theirs))}
 LRS = 1e-3,1e-4,1e-5
 
 def data():

@@ -1,4 +1,4 @@
-"""Two tasks that were held back until all defaults had been chosen, each a `get_learner` for `compare`: a second or two a fit
+"""Two tasks that were kept aside until all defaults had been chosen, each a `get_learner` for `compare`: a fit takes a second or two
 
 | | data | licence | installed by |
 |---|---|---|---|
@@ -30,7 +30,7 @@ def mnist1d_learner(opt_func): # 3 epochs: 300 batches
 
 @lru_cache(None)
 def programs(each=300):
-    "As many English messages of each of the ten packages with the most, in pieces, a third of them to validate"
+    "`each` English messages of each of the ten packages that have most, as tokens; a third of them are for validation"
     df,x = pairs('train'),data('train').tensors[0]
     names = df.package.value_counts()[:10].index
     idxs = torch.tensor([i for o in names for i in df.index[df.package==o].to_series().sample(each, random_state=42)])
@@ -38,7 +38,7 @@ def programs(each=300):
     return split(x[idxs], y, n_train=len(y)*2//3)
 
 class Reader(nn.Module):
-    "A convolution over pieces, of which the largest output over a message, one for each of its units, tells the class"
+    "A convolution over tokens, and a linear layer on the largest output of each of its units over a message"
     def __init__(self, n_vocab=1000, d=32, n_hidden=64, n_out=10):
         super().__init__()
         self.emb,self.conv = nn.Embedding(n_vocab, d, padding_idx=0),ConvLayer(d, n_hidden, 5, ndim=1, norm_type=None)
@@ -47,7 +47,7 @@ class Reader(nn.Module):
     def forward(self, x): return self.head(self.conv(self.emb(x).transpose(1, 2)).amax(-1))
 
 def program_learner(opt_func): # 4 epochs: 248 batches
-    "A convolution over pieces of words that tells which of ten programs a message is from"
+    "A convolution over tokens that tells which of ten programs a message is from"
     return learner(programs(), Reader(), CrossEntropyLossFlat(), accuracy, opt_func, 32)
 
 held_back = dict(mnist1d=(mnist1d_learner, 3), program=(program_learner, 4))

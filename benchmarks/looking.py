@@ -1,4 +1,4 @@
-"Optimizers in fastai's `Lookahead`, as `ranger` is RAdam in one"
+"AdaMod and Adam in fastai's `Lookahead`, as ranger is RAdam in it"
 from fastai.optimizer import Adam, Lookahead
 from adamod_fastai.all import AdaMod
 

@@ -1,4 +1,4 @@
-"The long transformer, each of whose layers starts with weights of its own: torch's `nn.TransformerEncoder` copies one"
+"The transformer of `text_learner` with different initial weights in each layer: torch's `nn.TransformerEncoder` copies one layer"
 from torch import nn
 
 from chosen_on import text_learner

@@ -1,6 +1,6 @@
 """The runs of the tutorials on where AdaMod beats Adam, on depth and on long runs: `python benchmarks/studies.py [STUDY ...]`
 
-The studies are those below, all of them without a name: some twenty hours on one core, `JOBS=4` shares them among four. Runs are kept in
+Without a name it makes all the studies below: some twenty hours on one core; `JOBS=4` makes four runs in parallel. Runs are kept in
 benchmarks/runs, so they can be interrupted, and their tables in nbs/results. The runs of the tables that are there are not in the
 repository: in a clone a study trains all of its runs anew. `diamonds`, `mnist`, `mnist1d` and `facts` need data that three
 packages carry, see tasks.py and held_back.py, and `program` and those of translation what translation_data.py makes.
@@ -28,7 +28,7 @@ all_tasks = {**new_tasks, **held_back, 'digits': (digits_learner, 5), 'cancer': 
              'text': (text_learner, 5)}
 seeds = 5
 
-def rate(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
+def nth_lr(k): return float(f'{1+2*(k%2)}e{k//2}')  # half a decade apart: ..., 1e-3, 3e-3, 1e-2, ...
 
 def scores(df):
     "Mean over the seeds of the first metric at each learning rate, -inf where a run diverged"
@@ -38,17 +38,17 @@ def scores(df):
 def around_best(run, most=9):
     """Run one seed at each decade; then all seeds at the best decade and half a decade to both sides of it, and on to the side of the best,
     or of one within a point of it, until these are inside; the same around another decade whose one seed is better than all means so far.
-    The best learning rate, as `rate` counts"""
+    The best learning rate, as `nth_lr` counts"""
     decades,means = range(-8, 1, 2),{}
-    first = scores(run([rate(k) for k in decades], seeds=1))
-    first = {k:first[rate(k)] for k in decades}
+    first = scores(run([nth_lr(k) for k in decades], seeds=1))
+    first = {k:first[nth_lr(k)] for k in decades}
     while left := {k:v for k,v in first.items() if k not in means}:
         k = max(left, key=left.get)
         if means and left[k] <= max(means.values()): break
         ks = [k-1,k,k+1]
         while True:
-            got = scores(run([rate(o) for o in ks], seeds=seeds))
-            means.update({o:got[rate(o)] for o in ks})
+            got = scores(run([nth_lr(o) for o in ks], seeds=seeds))
+            means.update({o:got[nth_lr(o)] for o in ks})
             near = max(means[o] for o in ks)-0.01
             if   len(ks) < most and means[ks[ 0]] > near: ks.insert(0, ks[0]-1)
             elif len(ks) < most and means[ks[-1]] > near: ks.append(ks[-1]+1)
@@ -64,7 +64,7 @@ def table(task, *schedules):
         for name,f in {**opts, **looking}.items():
             best[name] = around_best(partial(run, {name: f}))
             print(task, schedule, name, flush=True)
-        above = [rate(best['Adam']+i) for i in range(3)]
+        above = [nth_lr(best['Adam']+i) for i in range(3)]
         run({k:opts[k] for k in ('AdaMod','Adam','RAdam')}, above, seeds=seeds)
 
 def again(task):
@@ -73,7 +73,7 @@ def again(task):
     for schedule in 'one_cycle','flat':
         for name in 'AdaMod','Adam':
             run = partial(compare, get_learner, {name: opts[name]}, n_epoch=n_epoch, schedule=schedule, out=f'table/{task}')
-            run([rate(around_best(run))], seeds=2*seeds)
+            run([nth_lr(around_best(run))], seeds=2*seeds)
     print('again', task, flush=True)
 
 def deep(n_layers, n_batches=400, lrs=(3e-4,6e-4,1e-3,2e-3,3e-3,6e-3,1e-2)):
@@ -93,7 +93,7 @@ def long():
 
 def translation(n_epoch=2, lrs=(1e-3,3e-3,1e-2), schedule='flat', names=None, warmup=[0.1,0.3,0.5], cbs=None, where='constant',
                 seeds=1):
-    "1000 batches of five networks in each epoch and seed: `names` of the optimizers, and Adam with each `warmup`"
+    "1000 batches in each epoch, five seeds trained together: `names` of the optimizers, and Adam with each `warmup`"
     all_opts = {**opts, 'AdaMod-1000': partial(AdaMod, len_memory=1000), **looking}
     run = partial(compare, translation_learner, seeds=seeds, n_epoch=n_epoch, schedule=schedule, cbs=cbs, out=f'translation/{where}')
     run({o: all_opts[o] for o in names or all_opts if o != 'SGD'}, lrs)

@@ -1,4 +1,4 @@
-"""Five tasks that AdaMod's default memory was not chosen on, each a `get_learner` for `compare`: a second or two a fit on one core
+"""Five tasks on which AdaMod's default was not chosen, each a `get_learner` for `compare`: a fit takes a second or two on one core
 
 | | data | licence | installed by |
 |---|---|---|---|
@@ -27,7 +27,7 @@ from adamod_fastai.compare.tasks import TensorDL
 def _path(package, file):
     "The `file` that the installed `package` carries"
     spec = find_spec(package)
-    if spec is None: raise ImportError(f'this task needs the data in {package}: pip install --no-deps {package}')
+    if spec is None: raise ImportError(f'The data of this task are in {package}, which is not installed: pip install --no-deps {package}')
     return Path(spec.submodule_search_locations[0])/file
 
 def _split(*tensors, n_train):
@@ -93,7 +93,7 @@ def mnist_learner(opt_func): # 1 epoch: 125 batches
 
 @lru_cache(None)
 def source(seq_len=64, n_valid=128):
-    "The modules at the top of the standard library, in blocks; `n_valid` from the last tenth are to validate"
+    "The modules at the top of the standard library, in blocks; `n_valid` from the last tenth are for validation"
     paths = sorted(Path(sysconfig.get_paths()['stdlib']).glob('*.py'))
     text = torch.frombuffer(bytearray(b'\n'.join(o.read_bytes() for o in paths)), dtype=torch.uint8).long()
     blocks = text.unfold(0, seq_len+1, seq_len)
@@ -117,13 +117,13 @@ class GPT(nn.Module):
         return self.head(self.norm(x))
 
 def source_learner(opt_func): # 3 epochs: 150 batches
-    "A transformer as they are built today, norm first, that predicts the next of 64 bytes of Python's own source"
+    "A pre-norm transformer that predicts the next byte of Python's own source, in blocks of 64"
     return _learner(source(), GPT(), CrossEntropyLossFlat(), accuracy, opt_func, 8, n=8*50)
 
 class NGrams(nn.Module):
-    """`n` networks side by side, each with first weights and batches of its own: an embedding and a hidden layer from 8 bytes to the next
+    """`n` seeds trained together in one model, each with its own initial weights and batches: from 8 bytes it predicts the next
 
-    An optimizer that works weight by weight trains each as if it were alone, in a fifth of the time."""
+    An optimizer that treats each weight by itself trains each of them as if it were alone, in a fifth of the time."""
     def __init__(self, n, n_vocab=256, seq_len=8, d=16, n_hidden=64):
         super().__init__()
         layers = [[nn.Embedding(n_vocab, d), nn.Linear(seq_len*d, n_hidden), nn.Linear(n_hidden, n_vocab)] for _ in range(n)]
@@ -139,7 +139,7 @@ class NGrams(nn.Module):
         return torch.baddbmm(self.b2[:,None], x, self.w2.transpose(1, 2))
 
 def sum_loss(preds, targ):
-    "The sum of the networks' losses, so that the gradient of each is its own"
+    "The sum of the seeds' losses, so that each seed has its own gradient"
     n = len(preds)
     return n*nn.functional.cross_entropy(preds.flatten(0, 1), targ if preds.shape[:2].numel()==len(targ) else targ.repeat(n))
 
@@ -152,7 +152,7 @@ def accuracy_of(i):
 def ngrams(): return [TensorDataset(x, y[:,-1]) for x,y in (o.tensors for o in source(8, 8192))]
 
 def long_learner(opt_func, n=5): # 10 epochs: 20,000 batches
-    "`n` small networks, each on batches of 16 bytes, for a long run"
+    "`n` seeds of a small network, each on batches of 16 bytes, for a long run"
     return _learner(ngrams(), NGrams(n), sum_loss, [accuracy_of(i) for i in range(n)], opt_func, 16*n, n=16*n*2000)
 
 new_tasks = dict(wine=(wine_learner, 20), diabetes=(diabetes_learner, 10), diamonds=(diamonds_learner, 3), mnist=(mnist_learner, 1),

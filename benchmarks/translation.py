@@ -1,11 +1,11 @@
-"""Translation, the case that AdaMod was made for: a post-norm transformer from English to German
+"""Translation, the kind of task that AdaMod's paper trained without warmup: a post-norm transformer from English to German
 
     python benchmarks/translation_data.py         # the pairs, once
     python benchmarks/studies.py translation      # the comparison
-    python benchmarks/translation_rates.py        # what the memory does, and a few sentences
+    python benchmarks/translation_rates.py        # what AdaMod changes, layer by layer
 
-Five networks are trained side by side in one model, as in `long_learner`: each has first weights and batches of its own, and an
-optimizer that works weight by weight trains each as if it were alone, in a third of the time.
+Five seeds are trained together in one model, as in `long_learner`: each has its own initial weights and batches, and an optimizer that
+treats each weight by itself trains each of them as if it were alone, in a third of the time.
 """
 import math, sys
 from functools import lru_cache
@@ -26,7 +26,7 @@ PAD,BOS,EOS = 0,1,2
 def file(name):
     "The file `name` among those that translation_data.py makes"
     path = Path(sys.modules[__name__].__file__).parent/'pairs'/name
-    if not path.exists(): raise FileNotFoundError(f'{path} is missing: python benchmarks/translation_data.py makes it')
+    if not path.exists(): raise FileNotFoundError(f'There is no {path}. Run python benchmarks/translation_data.py, which makes it.')
     return path
 
 @lru_cache(None)
@@ -36,7 +36,7 @@ def pieces():
 
 @lru_cache(None)
 def pairs(split):
-    "The pairs of a `split`, train or valid, of which neither sentence has more than 16 pieces"
+    "The pairs of a `split`, train or valid, whose sentences have at most 16 tokens each"
     df = pd.read_csv(file('pairs.tsv'), sep='\t', keep_default_na=False)
     df = df[df.split==split]
     df = df.assign(source=pieces().encode(df.en.tolist()), target=pieces().encode(df.de.tolist()))
@@ -52,7 +52,7 @@ def data(split):
     return TensorDataset(padded(df.source, after=[EOS]), padded(df.target, before=[BOS]), padded(df.target, after=[EOS]))
 
 class PairDL(TensorDL):
-    "Batches of pairs, no longer than their longest sentence; at random, but those of a batch are about as long as one another"
+    "Random batches of pairs, padded to their longest sentence; the sentences of a batch are of about the same length"
     def do_batch(self, b): return tuple(o[:,:(o!=PAD).sum(1).max()] for o in super().do_batch(b))
     def shuffle_fn(self, idxs):
         n,n_all,many = len(idxs),len(self.dataset),50*self.bs
@@ -69,9 +69,9 @@ def sinusoids(n, d):
     return torch.stack([angles.sin(),angles.cos()], -1).flatten(1)
 
 class Translators(nn.Module):
-    """`n` translators side by side: encoder and decoder of `n_layers`, norm last, with one embedding for both languages and the output
+    """`n` seeds of a translator: post-norm encoder and decoder of `n_layers`, with one embedding for both languages and the output
 
-    Weights of a kind are one tensor, layers by networks."""
+    All weights of one kind are in one tensor, layers by seeds."""
     def __init__(self, n=5, n_vocab=1000, d=32, n_layers=6, n_heads=2, seq_len=32):
         super().__init__()
         self.n,self.n_heads,self.scale = n,n_heads,math.sqrt(d)
@@ -107,13 +107,13 @@ class Translators(nn.Module):
         return F.embedding(at, self.emb.view(-1, d))*self.scale + self.pos[:x.shape[-1]]
 
     def encode(self, source):
-        "Sentences, networks by sentences by pieces, as the encoder has them, and where they have pieces"
+        "The encoder's output, seeds by sentences by tokens, and the mask of the tokens that are no padding"
         x,mask = self.embed(source),(source != PAD).flatten(0, 1)[:,None,None]
         for o in zip(*(p.unbind() for p in self.encoder)): x = self.feed(self.attend(x, x, mask, *o[:8]), *o[8:])
         return x,mask
 
     def decode(self, target, seen, mask):
-        "What comes after each piece of `target`"
+        "Logits of what comes after each token of `target`"
         x,past = self.embed(target),torch.ones(target.shape[-1], target.shape[-1], dtype=torch.bool, device=target.device).tril()
         for o in zip(*(p.unbind() for p in self.decoder)):
             x = self.attend(self.attend(x, x, past, *o[:8]), seen, mask, *o[8:16])
@@ -125,7 +125,7 @@ class Translators(nn.Module):
         return self.decode(each(target), *self.encode(each(source)))
 
 def losses(preds, target):
-    "The loss of each network: the mean over the pieces of its sentences"
+    "The loss of each seed: the mean over the tokens of its sentences"
     n = len(preds)
     target = target.reshape(n, -1) if preds.shape[1]*n == len(target) else target.flatten().expand(n, -1)
     loss = F.cross_entropy(preds.flatten(0, 2), target.flatten(), ignore_index=PAD, reduction='none').view(n, -1)
@@ -134,7 +134,7 @@ def losses(preds, target):
 def sum_loss(preds, target): return losses(preds, target).sum()
 
 class OfNetwork(Metric):
-    "Mean over all pieces to validate of what `measure` gives for those of network `i`"
+    "Mean of `measure` over all tokens of the validation set, for seed `i`"
     def __init__(self, measure, i): self.measure,self.i = measure,i
     @property
     def name(self): return f'{self.measure.__name__}_{self.i}'
@@ -150,7 +150,7 @@ def accuracy(preds, target): return preds.argmax(-1) == target
 def nll(preds, target): return F.cross_entropy(preds, target, reduction='none')
 
 def translation_learner(opt_func, n=5, bs=8, n_batches=1000): # 2 epochs: 2000 batches
-    "`n` translators, each on batches of 8 pairs"
+    "`n` seeds of a translator, each on batches of 8 pairs"
     train,valid = data('train'),data('valid')
     dls = DataLoaders(PairDL(train, bs=bs*n, shuffle=True, drop_last=True, n=bs*n*n_batches, n_inp=2),
                       PairDL(valid, bs=64, n_inp=2), device=default_device())
@@ -158,7 +158,7 @@ def translation_learner(opt_func, n=5, bs=8, n_batches=1000): # 2 epochs: 2000 b
     return Learner(dls, Translators(n), loss_func=sum_loss, opt_func=opt_func, metrics=metrics)
 
 class InverseSqrt(ParamScheduler):
-    "Raise the rate to that of the fit over the first tenth of it, and lower it from there as one over the root of the batches"
+    "Linear warmup over the first tenth of the fit, then inverse-square-root decay"
     def __init__(self, start=0.1): self.start = start
     def before_fit(self):
         lr = self.opt.hypers[-1]['lr']
@@ -169,7 +169,7 @@ def inverse_sqrt(learn): return InverseSqrt()
 
 @torch.no_grad()
 def translate(model, sentences, i=0, longest=20):
-    "Network `i` on English `sentences`, each time with the likeliest piece"
+    "The translations of English `sentences` by seed `i`, each time with the likeliest token"
     model.eval()
     device = model.emb.device
     x = padded([pieces().encode(o) for o in sentences], after=[EOS]).to(device).expand(model.n, -1, -1)

@@ -5,7 +5,7 @@ Adam and AdaMod at a learning rate of .003 without warmup, five seeds each. laye
 fraction of adaptive rates that are clipped, the effective rate as a fraction of Adam's, and how far a batch moves the weights, relative to
 their size; histograms.csv the effective rates of all weights, curves.csv the loss of each seed. Stored runs are not repeated.
 
-`python benchmarks/translation_rates.py examples` trains single networks for longer, and writes their translations of a few sentences;
+`python benchmarks/translation_rates.py examples` trains single seeds for longer, and writes their translations of a few sentences;
 with `facts` it writes how many pairs there are, and the loss of the unigram baseline.
 """
 import sys, warnings
@@ -81,7 +81,7 @@ def rates(lr=3e-3):
     for k,v in tables.items(): pd.concat(v).to_csv(folder/f'{k}.csv', index=False, float_format='%.4g')
 
 def examples(n_epoch=10, n=8):
-    "One network each, at its best learning rate but for five times as long, and its translations of `n` validation sentences"
+    "One seed each, at its best learning rate but for five times as long, and its translations of `n` validation sentences"
     path = out/'examples.csv'
     df = pairs('valid').sample(n, random_state=0)
     rows = [dict(opt='', lr='', nll='', **{str(i): o for i,o in enumerate(df[k])}) for k in ('en','de')]

@@ -108,17 +108,17 @@ def source_cell(source):
 
 
 def drawn_by(source):
-    "What the package's functions that a cell calls say they draw"
+    "What the package's functions that a cell calls say they plot"
     for name,(mod,_) in names.items():
         cls,_,func = name.rpartition('.')
         if re.search(rf'\b{func}\(', source) and (not cls or camel2snake(cls) in source):
             doc = attrgetter(name)(import_module(mod)).__doc__ or ''
-            if doc.startswith(('Draw','Plot')): return doc
+            if doc.startswith('Plot'): return doc
 
 
 def alt_text(cell, text):
-    """What a picture shows: its `fig-alt` or `fig-cap`, or the section and what the code calls the axes, or what a function
-    of the package says it draws, or the words before it. `text` is the page so far"""
+    """What a figure shows: its `fig-alt` or `fig-cap`, or the section and what the code calls the axes, or what a function
+    of the package says it plots, or the words before it. `text` is the page so far"""
     given = cell.directives_.get('fig-alt') or cell.directives_.get('fig-cap')
     if given: return given.strip('"\'')
     section,prose = 'Figure',''
@@ -163,7 +163,7 @@ def page_cells(nb, page):
     for cell in nb.cells:
         if cell.cell_type=='code' and re.search(r'(?m)^show_doc\(', cell.source):
             entries = [mk_cell(''.join(o.data['text/markdown']), 'markdown') for o in cell.outputs if 'text/markdown' in o.get('data', {})]
-            if not entries: raise RuntimeError(f'{page}: nothing came of {cell.source}')
+            if not entries: raise RuntimeError(f'{page}: no API entry came of {cell.source}')
             cells += entries
             continue
         cells,source = cells+source,[]

@@ -1,7 +1,7 @@
-"""Make README.md and its pictures from `nbs/index.ipynb`, as `nbdev-readme` does where Quarto is installed
+"""Make README.md and its figures from `nbs/index.ipynb`, as `nbdev-readme` does where Quarto is installed
 
     python docs/readme.py            writes README.md and docs/images/
-    python docs/readme.py --check    writes nothing, fails if they are not what the notebook gives
+    python docs/readme.py --check    writes nothing, fails if they are out of date
 """
 import json, re, sys
 from pathlib import Path
@@ -27,7 +27,7 @@ def _repository_output(out):
     return out
 
 def readme(nb=root/'nbs/index.ipynb'):
-    "The Markdown of the notebook `nb`, and its pictures as a dict from path to bytes"
+    "The Markdown of the notebook `nb`, and its figures as a dict from path to bytes"
     proc = NBProcessor(nb, procs=[populate_language, strip_ansi, rm_export, clean_magics, hide_])
     proc.process()
     for c in proc.nb.cells:
@@ -44,7 +44,7 @@ def readme(nb=root/'nbs/index.ipynb'):
     return re.sub(r'\n\s*\n\s*\n', '\n\n', md).strip()+'\n', {Path(k): v for k,v in res['outputs'].items()}
 
 def stale():
-    "The files that are not what the notebook gives"
+    "The files that are out of date"
     md,pics = readme()
     want = {Path('README.md'): md.encode(), **pics}
     have = {o.relative_to(root) for o in (root/images).glob('readme*')}
@@ -52,7 +52,7 @@ def stale():
 
 if __name__ == '__main__':
     if '--check' in sys.argv:
-        if files := stale(): sys.exit(f'Not what nbs/index.ipynb gives: {", ".join(files)}; run python docs/readme.py')
+        if files := stale(): sys.exit(f'Out of date: {", ".join(files)}. Run python docs/readme.py')
     else:
         md,pics = readme()
         (root/images).mkdir(exist_ok=True)

@@ -105,7 +105,7 @@ def step(eager, gpu):
     for _,opt in (eager,gpu): opt.step()
 
 def check(eager, gpu):
-    assert not any(gpu[1]._said), gpu[1]._said  # nothing is stepped eagerly
+    assert not any(gpu[1]._said), gpu[1]._said  # nothing falls back to the eager step
     for p,q in zip(eager[0], gpu[0]):
         torch.testing.assert_close(q, p, atol=1e-5, rtol=1e-5)
         for k,v in eager[1].state[p].items(): torch.testing.assert_close(gpu[1].state[q][k], v, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"Parameters in bfloat16 are rounded up or down at random, so that small steps are not lost"
+"Parameters in bfloat16 are rounded stochastically, so that small steps are not lost"
 from functools import partial
 
 import pytest

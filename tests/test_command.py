@@ -15,7 +15,7 @@ bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unkn
             'negative rate': (['--lrs=-1'], "'-1'"), 'no epochs': (['--epochs','0'], "'0'"), 'half a seed': (['--seeds','1.5'], "'1.5'"),
             'out is a file': (['--out','taken'], "'taken'"), 'out in a file': (['--out','taken/new'], 'taken'),
             'unknown option': (['--rate','1'], '--rate'),
-            'no jobs': (['--jobs','0'], "'0'"), 'warm-up of one cycle': (['--task','digits','--warmup','0.1'], 'one_cycle'),
+            'no jobs': (['--jobs','0'], "'0'"), 'warmup of one cycle': (['--task','digits','--warmup','0.1'], 'one_cycle'),
             'unknown memory': (['--memory','long'], "'long'"), 'both ways': (['--lower','--higher'], '--higher'),
             'no such file': (['--task','my_file.py:get_learner'], "no file 'my_file.py'"),
             'no such module': (['--task','nowhere.at_all:get'], "'nowhere'"),

@@ -143,11 +143,11 @@ def test_one_run_has_no_standard_deviation():
     plt.close('all')
 
 def test_variants_of_an_optimizer_have_its_colour_and_other_lines():
-    opts = ['AdaMod','AdaMod-1000','AdaMod, memory 10%','AdaMod, memory 30%','Adam','Adam, warm-up 10%','mine']
+    opts = ['AdaMod','AdaMod-1000','AdaMod, averaging 10%','AdaMod, averaging 30%','Adam','Adam, warmup 10%','mine']
     looks = opt_styles(opts)
     colours = {k: v['color'] for k,v in looks.items()}
     assert list(looks)==opts and len({str(o) for o in looks.values()})==len(opts)
-    assert len({colours[o] for o in opts[:4]})==1 and colours['Adam']==colours['Adam, warm-up 10%'] and len(set(colours.values()))==3
+    assert len({colours[o] for o in opts[:4]})==1 and colours['Adam']==colours['Adam, warmup 10%'] and len(set(colours.values()))==3
     for o in opts[:6]: assert opt_styles([o])[o]['color']==colours[o]
 
 # --- what a table says of odd runs

@@ -63,7 +63,7 @@ def test_in_every_group(wd_bn_bias):
     np.testing.assert_allclose(seen, [[1-1/15]*2]*100)
 
 def test_the_memory_is_the_one_the_equations_give():
-    "The default against the float64 rule with a memory of 15 of 100 batches, without the learning rate"
+    "The default against the float64 rule averaging over 15 of 100 batches, without the learning rate"
     learn,rules = learner(),{}
     class Equations(Callback):
         order = 100
@@ -98,7 +98,7 @@ def test_each_fit_has_its_own():
 def test_one_epoch_of_one_batch():
     learn = learner(bs=400)
     learn.fit(1, 0.01)
-    assert memories(learn) == [[2.]]     # with a memory of one step it would be Adam
+    assert memories(learn) == [[2.]]     # averaging over one step it would be Adam
 
 # --- who wins
 

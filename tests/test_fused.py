@@ -38,7 +38,7 @@ def spread(shape):
     return torch.randn(shape)*10**(4*torch.rand(shape)-3)
 
 class Twins:
-    "The same parameters under the eager and the fused optimizer, with a memory of few batches, which clips now and then"
+    "The same parameters under the eager and the fused optimizer, averaging over few batches, which clips now and then"
     def __init__(self, opt_func, *groups, len_memory=5, **kwargs):
         self.clipped = []
         if getattr(opt_func, 'func', opt_func) is not DiffGrad: kwargs['len_memory'] = len_memory
@@ -195,7 +195,7 @@ def test_another_set_of_gradients_at_each_step():
     twins.check()
 
 def test_another_set_of_gradients_at_each_step_plans_nothing(monkeypatch):
-    "It is stepped eagerly, and no state is moved, until the same ones have a gradient twice in a row"
+    "The step is eager, and no state is moved, until the same ones have a gradient twice in a row"
     planned,Plan = [],step._Plan
     monkeypatch.setattr(step, '_Plan', lambda *args: planned.append(1) or Plan(*args))
     twins = Twins(AdaMod, few(*[(70,70),(20,30)]*6))
@@ -538,7 +538,7 @@ def test_ever_new_kernels_end_and_the_warning_says_what_for(monkeypatch, cb):
     before = graphs()
     with pytest.warns(UserWarning) as said: same_steps([cb], n=10)
     said = [str(o.message) for o in said if 'fused=True' in str(o.message)]
-    assert len(said)==1 and 'needed 3 kernels already' in said[0] and 'ways' in said[0] and 'exponent' in said[0]
+    assert len(said)==1 and 'compiled 3 times' in said[0] and 'branches' in said[0] and 'exponent' in said[0]
     assert graphs()-before == 3
 
 def test_numbers_may_come_and_go_in_the_state():
@@ -553,7 +553,7 @@ def test_tensors_that_come_and_go_in_the_state_are_eager_and_say_so_once():
         return {'step': step+1, f'avg{step%2}': torch.zeros_like(p.grad.data), f'avg{(step+1)%2}': None}
     with pytest.warns(UserWarning) as said: same_steps([renaming], n=12)
     assert [str(o.message) for o in said if 'fused=True' in str(o.message)] == [
-        'fused=True: a parameter is stepped eagerly, because the tensors that its step functions keep in the state have changed']
+        'fused=True: a parameter falls back to the eager step, because the tensors that its step functions keep in the state have changed']
 
 def listing(p, lr, seen=None, **kwargs):
     p.data.sub_(p.grad.data, alpha=lr)
@@ -567,7 +567,7 @@ def test_a_state_that_cannot_be_compared_is_eager_and_says_so_once():
     opt.state[p] = {'seen': []}
     with pytest.warns(UserWarning) as said: more(opt, 4)
     why, = said
-    assert str(why.message).endswith('stepped eagerly, because its state holds something that cannot be compared')
+    assert str(why.message).endswith('falls back to the eager step, because its state holds something that cannot be compared')
     assert opt.state[p]['seen'] == [0.1]*4
 
 def test_steps_leave_no_garbage():
@@ -639,9 +639,9 @@ def out_step(p, lr, **kwargs): torch.add(p.grad.data, p.grad.data, out=p.grad.da
 other = torch.ones(())
 def other_step(p, lr, **kwargs): p.data.sub_(p.grad.data*other, alpha=lr)
 
-@pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shaped like'), (max_step,'max'), (deciding_step,'any'),
+@pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shape'), (max_step,'max'), (deciding_step,'any'),
                                       (keeping_step,'copy'), (twice_step,'copy'), (out_step,'method'),
-                                      (other_step,'gives a Tensor')],
+                                      (other_step,'passes a Tensor')],
                          ids=lambda o: getattr(o, '__name__', None))
 def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
     with pytest.warns(UserWarning) as said: same_steps([step], n=5)
@@ -685,7 +685,7 @@ def test_one_that_is_not_contiguous_is_eager_and_says_so_once():
     twins = Twins(AdaMod, few((300,300)) + [torch.randn(20, 30)[:,::2]])
     with pytest.warns(UserWarning) as said:
         for _ in range(6): twins.step()
-    assert [str(o.message) for o in said] == ['fused=True: a parameter is stepped eagerly, because it is not contiguous']
+    assert [str(o.message) for o in said] == ['fused=True: a parameter falls back to the eager step, because it is not contiguous']
     twins.check()
 
 # --- its surroundings
@@ -739,7 +739,7 @@ def counted(obj, name):
 
 def test_compilation_that_is_switched_off_for_a_call_is_an_eager_step_that_says_so():
     twins = Twins(AdaMod, few())
-    with pytest.warns(UserWarning, match='stepped eagerly, because torch.compile is switched off') as said:
+    with pytest.warns(UserWarning, match='falls back to the eager step, because torch.compile is switched off') as said:
         with torch.compiler.set_stance('force_eager'):
             for _ in range(3): twins.step()
     assert len(said)==1 and twins.opts[1]._plan is None
@@ -797,7 +797,8 @@ def test_without_compilation_a_step_takes_no_longer_than_the_eager_one(variable)
         assert p[0,0] < 1
         print([str(o.message) for o in said if 'fused' in str(o.message)])"""
     res = subprocess.run([sys.executable,'-c',code], env={**os.environ, variable:'1'}, capture_output=True, text=True)
-    assert res.stdout.strip() == "['fused=True: a parameter is stepped eagerly, because torch.compile is switched off']", res.stderr[-2000:]
+    want = 'fused=True: a parameter falls back to the eager step, because torch.compile is switched off'
+    assert res.stdout.strip() == str([want]), res.stderr[-2000:]
 
 def slowly(e=None):
     "A compilation that takes long, and ends with an error"
@@ -812,7 +813,7 @@ def test_a_long_compilation_says_in_one_line_what_is_going_on(monkeypatch, capsy
     monkeypatch.setattr(kernel, '_compile_once', slowly())
     with pytest.warns(UserWarning, match='that is enough'): stepped()
     said = capsys.readouterr().err.splitlines()
-    assert len(said)==1 and 'compiles the optimizer step' in said[0] and 'once' in said[0]
+    assert len(said)==1 and 'compiles the optimizer step' in said[0] and 'reuse' in said[0]
 
 def test_a_short_compilation_says_nothing(monkeypatch, capsys):
     monkeypatch.setattr(step, '_kernels', {})
@@ -868,7 +869,7 @@ def test_what_is_damaged_in_the_cache_is_told_with_its_folder(tmp_path):
     libs = list(tmp_path.glob('**/*.main.so'))
     assert libs
     for o in libs: o.write_bytes(b'')
-    with pytest.raises(AssertionError, match=f'what it keeps in {tmp_path} is damaged, delete that folder'): in_a_process(tmp_path)
+    with pytest.raises(AssertionError, match=f'if its cache is damaged, delete the folder {tmp_path}'): in_a_process(tmp_path)
     shutil.rmtree(tmp_path)
     assert in_a_process(tmp_path) == want
 

@@ -342,7 +342,7 @@ def test_sums_that_differ_in_their_last_digits(tmp_path, capfd):
     assert nb.mae()==want and 'Found 1 of 1' in capfd.readouterr().err
     run['made']['losses'] = [o*1.1 for o in run['made']['losses']]
     file.write_text(json.dumps(run))
-    assert nb.mae()==want and capfd.readouterr().err=='1 stored run not reused, as these differ: first losses\n'
+    assert nb.mae()==want and capfd.readouterr().err=='1 stored run will be repeated, because these differ: first losses\n'
 
 script = """
 import sys
@@ -356,7 +356,7 @@ compare(get_learner, 'Adam', 0.1, seeds=SEEDS, n_epoch=1, out='out')
 @pytest.mark.slow
 def test_more_seeds_in_a_script_find_the_runs_and_a_changed_argument_does_not(tmp_path):
     "In a new process each time, in which sets have another order"
-    differ = '2 stored runs not reused, as these differ: get_learner()'
+    differ = '2 stored runs will be repeated, because these differ: get_learner()'
     for seeds,hidden,n,told in [(1,8,1,''), (2,8,2,"Found 1 of 2 runs in 'out'"), (2,4,4,differ)]:
         (tmp_path/'mine.py').write_text(script.replace('SEEDS', str(seeds)))
         res = subprocess.run([sys.executable, '-W', 'ignore', 'mine.py', str(hidden)], cwd=tmp_path, capture_output=True, text=True,

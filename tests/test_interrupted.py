@@ -78,10 +78,10 @@ def fitted(opt_func, path=None, **kwargs):
 
 def one_group(m): return list(m.parameters())
 
-FOREIGN = {"Adam's": (lambda f: Adam, {}, r"without the hypers beta3, paper"),
-           "DiffGrad's": (lambda f: DiffGrad, {}, r"without the hypers beta3, paper"),
+FOREIGN = {"Adam's": (lambda f: Adam, {}, r"without the hyperparameters beta3, paper"),
+           "DiffGrad's": (lambda f: DiffGrad, {}, r"without the hyperparameters beta3, paper"),
            "DeepMemory's": (lambda f: DeepMemory if f is AdaMod else AdaMod, {},
-                           r"saved by another optimizer(: it keeps grad_avg, lr_avg, prev_grad|, without the hypers version)"),
+                           r"saved by another optimizer(: it keeps grad_avg, lr_avg, prev_grad|, without the hyperparameters version)"),
            'another number of groups': (lambda f: f, dict(splitter=one_group), r"1 parameter groups, the optimizer has 2")}
 
 @pytest.mark.feature('checkpoint of another optimizer or other groups: rejected')

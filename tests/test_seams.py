@@ -171,7 +171,8 @@ def test_whatever_holds_the_parameters_they_move(groups, fused):
     assert not any(map(torch.equal, before, values(m)))
     assert len(opt.param_lists) == (2 if 'of' in groups else 1)
 
-@pytest.mark.parametrize('params,msg', [([torch.ones(2),[torch.ones(2)]],'beside groups'), ([[torch.ones(2)],torch.ones(2)],'beside groups'),
+@pytest.mark.parametrize('params,msg', [([torch.ones(2),[torch.ones(2)]],'beside groups'),
+                                        ([[torch.ones(2)],torch.ones(2)],'beside groups'),
                                         ([[torch.ones(2)],[[torch.ones(2)]]],'a list in group 1'), ([[1.]],'a float in group 0'),
                                         ([('a',1)],'a int')], ids=str)
 def test_what_cannot_be_parameters_is_named(params, msg):

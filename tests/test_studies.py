@@ -58,7 +58,7 @@ def search(score, one=None):
         ran.append((lrs,seeds))
         now = (one or score) if seeds==1 else score
         return pd.DataFrame([dict(lr=o, accuracy=now[o], diverged=False) for o in lrs for _ in range(seeds)])
-    best = studies.rate(studies.around_best(run))
+    best = studies.nth_lr(studies.around_best(run))
     assert score[best] == max(score[o] for lrs,n in ran[1:] for o in lrs)
     return ran
 

@@ -44,7 +44,8 @@ def load_file(path):
     for o in names_in(spec.loader.get_code(name)):
         there = getattr(sys.modules.get(o), '__file__', None)
         beside = [p for p in (folder/f'{o}.py', folder/o/'__init__.py') if p.is_file()]
-        if there and beside and not beside[0].samefile(there): raise ImportError(f'{o} is {there} already, not {beside[0]}')
+        if there and beside and not beside[0].samefile(there):
+            raise ImportError(f'{o} is already imported from {there}. Rename {beside[0]}')
     return module
 
 def find_task(spec):
@@ -93,12 +94,12 @@ def parser():
     known = '; '.join(f'{k}: {v[3]}' for k,v in tasks.items())
     add('task', 'digits,transformer', f'comma-separated tasks to train: FILE.py:FUNCTION, MODULE:FUNCTION, or any of {known}')
     add('opts', 'AdaMod,DiffMod,AdaMod-1000,Adam,RAdam,SGD',
-        f"comma-separated optimizers, of {', '.join(known_opts)}; those with -1000 have the paper's averaging length, 1000 batches")
+        f"comma-separated optimizers, of {', '.join(known_opts)}; those with -1000 average over 1000 batches, as the authors' code does")
     add('lrs', None, 'comma-separated learning rates, each above 0', shown='those of the task, 1e-3,1e-2,1e-1 for yours')
     add('epochs', '5', 'epochs of each run')
     add('seeds', '3', 'runs with each optimizer and learning rate')
     add('schedule', None, f"how the learning rate changes: {', '.join(schedules)}", shown='that of the task, one_cycle for yours')
-    add('memory', 'own', "comma-separated averaging lengths, as fractions of the fit, such as own,0.15,0.5; own is the optimizer's default")
+    add('memory', 'own', "comma-separated averaging lengths, as fractions of the run, such as own,0.15,0.5; own is the optimizer's default")
     add('warmup', '0', "comma-separated fractions of the run over which the learning rate rises from 0, with the schedule 'flat'")
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()
@@ -112,10 +113,10 @@ def parser():
 # %% ../../nbs/compare/09_command.ipynb #ec147e0a
 def say(text):
     print(text)
-    if hasattr(sys.stdout, 'flush'): sys.stdout.flush() # so that one sees it now, and a pipe that has closed here
+    if hasattr(sys.stdout, 'flush'): sys.stdout.flush() # so that it is shown now, and a closed pipe is noticed here
 
 def show_task(spec, comparison, store, args):
-    "Print the table of a task: what to draw"
+    "Print the table of a task, and return what to plot"
     df = store.select(comparison.grid)
     metric = metric_of(df, args.metric)
     epochs = f'{comparison.n_epoch} epochs' if comparison.n_epoch > 1 else '1 epoch'
@@ -125,7 +126,7 @@ def show_task(spec, comparison, store, args):
     return df,metric,args.lower,store.out/file_name(spec)
 
 def compare_tasks(args, out, jobs, comparisons):
-    "Train, print the tables, then draw"
+    "Train, print the tables, then plot"
     with dask(args.dask) as executor, redirect_stdout(sys.stderr):
         store = Store(out, args.out)
         train_all(list(comparisons.values()), store, None if executor else jobs, executor)

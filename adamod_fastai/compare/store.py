@@ -28,7 +28,7 @@ def replace_file(path, write):
     finally: part.unlink(missing_ok=True)
 
 def as_json(run):
-    "`run` as text; JSON knows no number that is not finite"
+    "`run` as text; JSON has no infinity and no NaN"
     return json.dumps(json.loads(json.dumps(run), parse_constant=lambda _: None))
 
 def from_json(path):
@@ -39,11 +39,12 @@ def from_json(path):
         run['made'].update({k: numbers(run['made'][k]) for k in ('losses','metrics')})
         for o in (*settings,'metrics'): run[o]
         return run
-    except (ValueError,TypeError,LookupError) as e: raise ValueError(f'Invalid out: {path} was not written by compare. Pass another folder.') from e
+    except (ValueError,TypeError,LookupError) as e:
+        raise ValueError(f'Invalid out: {path} was not written by compare. Pass another folder.') from e
 
 # %% ../../nbs/compare/04_store.ipynb #c26c873f
 def frame(runs):
-    "A row for each of `runs`; what one looks for first stands first"
+    "A row for each of `runs`, the most important columns first"
     runs = list(runs)
     metrics = list(dict.fromkeys(k for o in runs for k in o['metrics']))
     names = [*settings[:4], *metrics, 'seconds', 'diverged', 'loss_rise', 'batches', *settings[4:], 'losses']
@@ -55,7 +56,7 @@ def frame(runs):
 def key(run): return digest(json.dumps([run[o] for o in settings if o != 'made']))
 
 class Store:
-    "The runs that are done, in the folder `out` if there is one"
+    "The finished runs, kept in the folder `out` if one is given"
     def __init__(self, out, name=None):
         self.out,self.name,self.done = out,name or str(out),{}
         if out is None: return
@@ -67,7 +68,7 @@ class Store:
             self.runs.mkdir(parents=True, exist_ok=True)
         except (OSError,TypeError,RuntimeError) as e:
             why = getattr(e, 'strerror', None) or e
-            raise ValueError(f'Invalid out: {short(name or out)} cannot be used as a folder: {why}') from e
+            raise ValueError(f'Invalid out: {short(name or out)} cannot be used as a folder: {why}. Pass another one.') from e
         for o in self.paths(): self.done.setdefault(o.name.partition('-')[0], []).append(o)
 
     def paths(self):
@@ -87,7 +88,7 @@ class Store:
         return next((o for o in self.alike(run) if not differences(o['made'], run['made'])), None)
 
     def select(self, runs):
-        "A row for each of `runs` that is there, in their order"
+        "A row for each of `runs` that is stored, in their order"
         return frame(o for o in map(self.find, runs) if o)
 
     def add(self, run):

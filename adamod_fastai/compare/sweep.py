@@ -41,8 +41,8 @@ def variants(opts, memories, warmups):
         for m in memories if can_average(f) else [0.]:
             for w in warmups:
                 name = k
-                if m: name += f', memory {100*m:g}%'
-                if w: name += f', warm-up {100*w:g}%'
+                if m: name += f', averaging {100*m:g}%'
+                if w: name += f', warmup {100*w:g}%'
                 yield dict(opt=name, memory=m, warmup=w, opt_func=name_of(f)),k
 
 # %% ../../nbs/compare/07_sweep.ipynb #849cf17e
@@ -80,7 +80,7 @@ def tell_what_differs(comparisons, todo, store):
     "Say in what the stored runs with the settings of `todo` differ from these"
     found = [(i,run,differences(l[0]['made'], run['made'])) for i,run in todo if (l := store.alike(run))]
     for what,n in Counter(tuple(o) for *_,o in found).items():
-        tell(f'{n} stored run{"s"*(n > 1)} not reused, as these differ: {", ".join(what)}')
+        tell(f'{n} stored run{"s"*(n > 1)} will be repeated, because these differ: {", ".join(what)}')
     if found and comparisons[found[0][0]].is_random(found[0][1]):
         tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused. Seed what is random.')
 
@@ -125,7 +125,7 @@ def train_all(comparisons, store, jobs=None, executor=None):
 def interrupted(df, total, out):
     "What there is to hand back of the runs `df`"
     told = f'{len(df)} of {total} runs are done'
-    if out is None: told += ', and not kept. Pass out= to go on from there next time.'
+    if out is None: told += ', and not kept. Pass out= to resume from there next time.'
     if not (IN_NOTEBOOK and len(df)): raise KeyboardInterrupt(told) from None
     tell(f'Interrupted: {told}')
     return df
@@ -150,7 +150,8 @@ def compare(
     if jobs is not None: jobs = jobs_count(jobs)
     if executor is not None and not callable(getattr(executor, 'submit', None)):
         raise ValueError(f'Invalid executor: {executor!r}. It must have a method submit.')
-    if jobs and executor is not None: raise ValueError(f'Invalid jobs: {jobs!r}. With an executor it must be None: the executor says how many run in parallel.')
+    if jobs and executor is not None:
+        raise ValueError(f'Invalid jobs: {jobs!r}. With an executor it must be None: the executor says how many run in parallel.')
     store = Store(out)
     try: train_all([comparison], store, jobs, executor)
     except KeyboardInterrupt: return interrupted(store.select(comparison.grid), len(comparison.grid), out)

@@ -47,7 +47,7 @@ def _digits():
 
 def digits_dls(
     bs:int=64, # Images per batch
-    n_train:int=1438 # Images to train on; the rest of the 1797 is to validate
+    n_train:int=1438 # Images to train on; the rest of the 1797 are for validation
 ) -> DataLoaders:
     "scikit-learn's handwritten digits, 8×8 pixels between 0 and 1"
     x,y = _digits()
@@ -141,7 +141,7 @@ def transformer_learner(
     seq_len:int=16, # Characters per block
     n_batches:int=40, # Batches per epoch
     n_layers:int=8, # Layers of the transformer
-    pos_std:float=None, # Standard deviation of the weights that the positions start from, Xavier's if not given
+    pos_std:float=None, # Standard deviation of the initial position embeddings, Xavier's if not given
     **kwargs
 ) -> Learner:
     "A small post-norm transformer, 32 wide and without dropout, that predicts the next character of CPython's manual"

@@ -58,7 +58,7 @@ one_run = RLock()
 
 @contextmanager
 def alone(seed, one_thread=True):
-    "No other run of this process goes on meanwhile; the random state and the number of threads are put back"
+    "Let no other run of this process go on meanwhile, and restore the random state and the number of threads"
     with one_run, no_random(seed):
         n = torch.get_num_threads()
         if one_thread: torch.set_num_threads(1)
@@ -66,7 +66,7 @@ def alone(seed, one_thread=True):
         finally: torch.set_num_threads(n)
 
 def reseed(dl, seed):
-    "Let the `DataLoader` `dl` begin as at first, also if other runs have used it"
+    "Let the `DataLoader` `dl` begin as if it were new, also if other runs have used it"
     if hasattr(dl, 'rng'): dl.rng.seed(seed)
     order = getattr(getattr(dl, 'items', None), 'idxs', None)
     if order is not None: order.sort() # the texts of a language model are shuffled where they are

@@ -105,7 +105,7 @@ def in_place(ps):
     return [p.numel() >= n_small or shared[o] > 1 for p,o in zip(ps, where)]
 
 def in_buckets(small, ps, size):
-    "The numbers `small` of `ps`, bucket by bucket: one ends where about `size` elements are full"
+    "The indices `small` of `ps`, bucket by bucket, each of about `size` elements"
     total = sum(ps[i].numel() for i in small)
     size = min(size, max(1<<12, total//2)) # the two buffers take no more than about as much as all small ones
     res,total = defaultdict(list),0
@@ -115,7 +115,7 @@ def in_buckets(small, ps, size):
     return list(res.values())
 
 def parts_of(params, ps, states, spec):
-    "What is updated by one call of a kernel each: `ps` are the `params`, or what lies here of them"
+    "The parts that are updated by one call of a kernel each: `ps` are the `params`, or what lies here of them"
     todo = list(zip(params, ps, states))
     alone = in_place(ps)
     parts = [InPlace(*todo[i], spec.names) for i,o in enumerate(alone) if o]

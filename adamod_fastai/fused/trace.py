@@ -17,7 +17,7 @@ __all__ = []
 
 # %% ../../nbs/fused/01_trace.ipynb #fdb68ed6
 class Proxy:
-    "Stands for a tensor while step functions run, and notes in a trace what they do with it"
+    "Stands for a tensor while step functions run, and records in a trace what they do with it"
     __slots__ = '_trace','slot','dtype','_grad','_viewed'
     def __init__(self, trace, slot, dtype):
         self._trace,self.slot,self.dtype = trace,slot,dtype
@@ -27,14 +27,14 @@ class Proxy:
         if name=='device': return self._trace.spec.device
         if name.startswith('_'): raise AttributeError(name)
         if name in ('detach','view_as'): return lambda *args: self
-        if not callable(getattr(Tensor, name)): raise Unsupported(f'looks at `{name}` of a tensor')
+        if not callable(getattr(Tensor, name)): raise Unsupported(f'reads `{name}` of a tensor')
         return partial(self._trace.call, name, self)
 
     @classmethod
     def __torch_function__(cls, fn, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         found = [o for o in (*args,*kwargs.values()) if type(o) is Proxy]
-        if not found: raise Unsupported(f'gives `{fn.__name__}` several tensors at once')
+        if not found: raise Unsupported(f'passes several tensors at once to `{fn.__name__}`')
         is_method = fn.__name__.endswith('_') and hasattr(Tensor, fn.__name__) # `torch.sqrt_` is `Tensor.sqrt_`
         return found[0]._trace.call(fn.__name__ if is_method else fn, *args, **kwargs)
 
@@ -46,25 +46,25 @@ class Proxy:
 
     @property
     def grad(self):
-        if self._grad is None: raise Unsupported('looks at the gradient of something that is not a parameter')
+        if self._grad is None: raise Unsupported('reads the gradient of something that is not a parameter')
         return self._grad
     @grad.setter
     def grad(self, new):
-        if self._grad is not None and new is not self._grad: raise Unsupported('gives a parameter another gradient')
+        if self._grad is not None and new is not self._grad: raise Unsupported("replaces a parameter's gradient")
         self._grad = new
 
-    def _look_inside(self, *args): raise Unsupported('decides by the value of a tensor, or looks inside it')
+    def _look_inside(self, *args): raise Unsupported('depends on the value of a tensor (use torch.where), or on a part of it')
     __bool__ = __len__ = __iter__ = __getitem__ = __setitem__ = __contains__ = _look_inside
     __float__ = __int__ = __index__ = _look_inside
     __hash__ = object.__hash__
 
 # %% ../../nbs/fused/01_trace.ipynb #6a71a2b5
 def _operator(fn, swap=False):
-    "A method of a proxy that notes a call of `fn`"
-    def noted(self, *others):
+    "A method of a proxy that records a call of `fn`"
+    def recorded(self, *others):
         args = (*others,self) if swap else (self,*others)
         return self._trace.call(fn, *args)
-    return noted
+    return recorded
 
 for o in 'lt','le','gt','ge','eq','ne','neg','pos','abs','invert':
     setattr(Proxy, f'__{o}__', _operator(getattr(operator, o)))
@@ -132,13 +132,13 @@ def _try_call(fn, names, args, dtype):
     name = fn_name(fn)
     for o in args:
         known = _is_number(o) or isinstance(o, (Proxy,*_constants))
-        if not known: raise Unsupported(f'gives a {type(o).__name__} to `{name}`')
+        if not known: raise Unsupported(f'passes a {type(o).__name__} to `{name}`')
     def empty(dtype, shape=_numel): return torch.empty(shape, dtype=dtype, device='meta')
     vals = [empty(o.dtype) if type(o) is Proxy else o for o in args]
     tensors = [o for o in vals if isinstance(o, Tensor)]
     with OnlyElementwise(): res = _call_fn(fn, names, vals)
     alike = isinstance(res, Tensor) and res.shape==(_numel,)
-    if not alike: raise Unsupported('makes something that is not shaped like the parameter')
+    if not alike: raise Unsupported(f"calls `{name}`, whose result does not have the parameter's shape")
     by_method = isinstance(fn, str) and fn.endswith('_')
     if not by_method and any(o._version for o in tensors): raise Unsupported(f'changes a tensor by `{name}`, not by a method')
     changes = next((i for i,o in enumerate(vals) if o is res), None)
@@ -170,7 +170,7 @@ class _Trace:
         return Proxy(self, self.n_slots-1, dtype)
 
     def call(self, fn, *args, **kwargs):
-        "Note a call, and return the proxy of its result"
+        "Record a call, and return the proxy of its result"
         names,args = tuple(kwargs),(*args,*kwargs.values())
         rule = self._rule(fn, names, args)
         if rule.open: self.scalars += filter(_is_number, args)
@@ -187,7 +187,7 @@ class _Trace:
         return rule
 
 def _argument(o, is_open):
-    "What is noted of an argument of a call whose numbers are scalars or compiled in"
+    "What is recorded of an argument of a call whose numbers are scalars or compiled in"
     if type(o) is Proxy: return o.slot
     return scalar if is_open and _is_number(o) else Constant(o, type(o), repr(o))
 
@@ -204,7 +204,7 @@ def trace_steps(cbs, spec, state, hyper):
     state.update(zip(spec.names, olds))
     try: run_rounded(cbs, p, state, hyper) # with the stochastic rounding of bfloat16
     except Unsupported as e: raise Unsupported(f'a step function {e}') from None
-    except Exception as e: raise Unsupported(f'a step function does not run on proxies: {type(e).__name__}: {e}') from None
+    except Exception as e: raise Unsupported(f'a step function cannot be traced: {type(e).__name__}: {e}') from None
     news = [state.pop(k, None) for k in spec.names]
     same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
     others = [o for o in state.values() if isinstance(o, (Proxy,Tensor))]
