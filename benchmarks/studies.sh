@@ -19,6 +19,7 @@ warmup() { # tutorial "Is a warmup needed?"
     study warmup/own-weights --task benchmarks/own_weights.py:own_weights_learner --schedule flat --lrs 3e-3,1e-2 --seeds 1 --opts Adam,AdaMod
 }
 finish() { echo finish; python benchmarks/finish.py; } # tutorial "Does finishing with SGD gain anything?"
+fine_tune() { echo fine_tune; python benchmarks/fine_tune.py; } # tutorial "Does it help my `fine_tune`?"
 rare_rows() { echo nbs/rare_rows.csv; python benchmarks/rare_rows.py; } # page "Compatibility"
 memory_digits()   { for o in flat one_cycle; do study memory/digits   --task digits   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5; done; }
 memory_cancer()   { for o in flat one_cycle; do study memory/cancer   --task $more:cancer_learner   --schedule $o --lrs 1e-4,1e-3,1e-2,1e-1 --opts Adam,AdaMod-1000 --memory $memories --seeds 5 --epochs 8; done; }
@@ -31,4 +32,4 @@ memory_text() {
 rates()   { study rates/digits --task digits --lrs 1e-4,3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1,1 --seeds 5 --opts $ten; } # tutorial "Which learning rate?"
 lr_find() { echo lr_find; python benchmarks/lr_find.py; } # the same
 
-for o in "${@:-warmup finish rare_rows memory_digits memory_cancer memory_densenet memory_text rates lr_find}"; do for s in $o; do $s; done; done
+for o in "${@:-warmup finish fine_tune rare_rows memory_digits memory_cancer memory_densenet memory_text rates lr_find}"; do for s in $o; do $s; done; done
