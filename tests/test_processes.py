@@ -16,6 +16,7 @@ from adamod_fastai.all import (AdaMod, ClippedFraction, DeepMemory, DiffGrad, Di
                                RateHistogram)
 from conftest import CASES, make_opt_func
 from learners import Tensors, ordered_learner, quiet, same, steps, values
+from new_process import METHOD
 from test_costs import page_cost
 
 pytestmark = pytest.mark.slow
@@ -151,7 +152,7 @@ def path(tmp_path_factory): return tmp_path_factory.mktemp('ranks')
 @pytest.fixture(scope='module')
 def ranks(path):
     "What each of the two processes ended with"
-    mp.spawn(work, (path,), WORLD)
+    mp.start_processes(work, (path,), WORLD, start_method=METHOD)
     return [torch.load(path/f'{i}.pth', weights_only=False) for i in range(WORLD)]
 
 def of(ranks, request, name):
