@@ -18,7 +18,7 @@ def cancer_learner(opt_func, seed=0, bs=16, shuffle=True, **kwargs):
     x = torch.tensor((x-x.mean(0))/x.std(0), dtype=torch.float32)
     y = torch.tensor(y)
     dls = DataLoaders(DataLoader(Tensors(x[:400],y[:400]), bs=bs, shuffle=shuffle, num_workers=0),
-                      DataLoader(Tensors(x[400:],y[400:]), bs=bs, num_workers=0))
+                      DataLoader(Tensors(x[400:],y[400:]), bs=len(x), num_workers=0))
     model = nn.Sequential(nn.Linear(x.shape[1],16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16,2))
     kwargs = {'metrics': accuracy, 'splitter': two_groups, **kwargs}
     return Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func, **kwargs)
@@ -27,7 +27,7 @@ def ordered_learner(opt_func, bs=16, n=384, seed=0, device=None, **kwargs):
     "The same data in order, `n` items of it, and a network without batch norm: batches can be split and joined"
     learn = cancer_learner(opt_func, seed)
     train,valid = (Tensors(*o.dataset[:n]) for o in learn.dls)
-    dls = DataLoaders.from_dsets(train, valid, bs=bs, shuffle=False, num_workers=0, device=device)
+    dls = DataLoaders(*(DataLoader(o, bs=k, num_workers=0, device=device) for o,k in ((train,bs),(valid,len(valid)))))
     model = nn.Sequential(nn.Linear(30,16), nn.Tanh(), nn.Linear(16,2))
     return Learner(dls, model, nn.CrossEntropyLoss(), opt_func=opt_func, **{'metrics': accuracy, **kwargs})
 

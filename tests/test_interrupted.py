@@ -1,5 +1,4 @@
 "A run that is killed and resumed, and checkpoints that do not belong"
-import multiprocessing as mp
 import os, random, signal, warnings
 from functools import partial
 
@@ -12,6 +11,7 @@ from fastai.callback.all import SaveModelCallback
 from adamod_fastai.all import AdaMod, DeepMemory, DiffGrad
 from conftest import CASES, PATHS, make_opt_func
 from learners import cancer_learner, quiet, same, state_of, steps, values
+from new_process import context
 
 # --- killed and resumed
 
@@ -48,7 +48,7 @@ def killed_at(case): return random.Random(case).randrange(BATCHES+1, EPOCHS*BATC
 @pytest.fixture(scope='module')
 def killed(tmp_path_factory):
     "For each optimizer and path a folder, where a process that was killed has left its checkpoints"
-    res,ctx = {o: tmp_path_factory.mktemp('killed') for o in CASES},mp.get_context('spawn')
+    res,ctx = {o: tmp_path_factory.mktemp('killed') for o in CASES},context()
     todo = [ctx.Process(target=run_and_die, args=(k,v,killed_at(k))) for k,v in res.items()]
     for i in range(0, len(todo), 2):
         for o in todo[i:i+2]: o.start()

@@ -10,12 +10,13 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 import fastai.callback.schedule  # adds fit_one_cycle to a Learner
-from fastai.basics import DataLoaders, L, ismin_torch, noop
+from fastai.basics import DataLoader, DataLoaders, L, ismin_torch, noop
 
 from adamod_fastai.all import (AdaMod, ClippedFraction, DeepMemory, DiffGrad, DiffMod, FusedOptimizer, MemoryLength, ModOptimizer,
                                RateHistogram)
 from conftest import CASES, make_opt_func
 from learners import Tensors, ordered_learner, quiet, same, steps, values
+from new_process import METHOD
 from test_costs import page_cost
 
 pytestmark = pytest.mark.slow
@@ -25,12 +26,13 @@ FSDP = ismin_torch('2.7')
 half_rows = lambda x, rank: x.view(-1,BS,*x.shape[1:])[:,rank*BS//WORLD:(rank+1)*BS//WORLD].flatten(0, 1)
 
 def learner(opt_func, rank=None, wrap=None, *cbs):
-    "A Learner on whole batches, or on the part of each that belongs to `rank`"
-    learn = quiet(ordered_learner(opt_func, BS, n=160, device='cpu', cbs=[MemoryLength(), ClippedFraction(every=1), *cbs]))
+    "A Learner on whole batches, or on the part of each that belongs to `rank`; all parameters decay, so it takes one kernel"
+    cbs = [MemoryLength(), ClippedFraction(every=1), *cbs]
+    learn = quiet(ordered_learner(opt_func, BS, n=160, device='cpu', wd_bn_bias=True, cbs=cbs))
     if rank is None: return learn
     train,valid = (o.dataset for o in learn.dls)
     train = Tensors(*(half_rows(o, rank) for o in train.tensors))
-    learn.dls = DataLoaders.from_dsets(train, valid, bs=BS//WORLD, shuffle=False, num_workers=0, device='cpu')
+    learn.dls = DataLoaders(DataLoader(train, bs=BS//WORLD, num_workers=0, device='cpu'), learn.dls.valid)
     learn.model = wrap(learn.model)
     return learn
 
@@ -117,7 +119,7 @@ def uneven(opt_func, wrap=noop):
     model = nn.Sequential(nn.Linear(5,3), nn.Tanh(), nn.Linear(3,1))
     grads = [[torch.randn_like(p) for p in model.parameters()] for _ in range(3)]
     model = wrap(model)
-    opt = opt_func(model.parameters(), lr=0.01)
+    opt = opt_func(model.parameters(), lr=0.01, follow_lr=True)     # as in a Learner: with the same kernel
     for gs in grads:
         for p,g in zip(model.parameters(), gs): p.grad = g if wrap is noop else distribute(g, p)
         opt.step()
@@ -151,7 +153,7 @@ def path(tmp_path_factory): return tmp_path_factory.mktemp('ranks')
 @pytest.fixture(scope='module')
 def ranks(path):
     "What each of the two processes ended with"
-    mp.spawn(work, (path,), WORLD)
+    mp.start_processes(work, (path,), WORLD, start_method=METHOD)
     return [torch.load(path/f'{i}.pth', weights_only=False) for i in range(WORLD)]
 
 def of(ranks, request, name):
