@@ -107,7 +107,7 @@ def in_place(ps):
 def in_buckets(small, ps, size):
     "The indices `small` of `ps`, bucket by bucket, each of about `size` elements"
     total = sum(ps[i].numel() for i in small)
-    size = min(size, max(1<<12, total//2)) # the two buffers take no more than about as much as all small ones
+    size = min(size, max(1<<12, total//2)) # two buckets at least, from 4096 elements on: the buffers take no more than all small ones
     res,total = defaultdict(list),0
     for i in small:
         total += ps[i].numel()
