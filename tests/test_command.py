@@ -25,25 +25,6 @@ bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unkn
 
 taken = ['taken','taken.py']
 
-class Result:
-    def __init__(self, returncode, stdout, stderr): self.returncode,self.stdout,self.stderr = returncode,stdout,stderr
-
-@pytest.fixture
-def here(capfd, monkeypatch):
-    "The command in this process, in the folder `cwd`"
-    path,modules = list(sys.path),set(sys.modules)
-    def run(args, cwd):
-        monkeypatch.chdir(cwd)
-        capfd.readouterr()
-        try: code = main(args) or 0
-        except SystemExit as e: code = e.code or 0
-        out,err = capfd.readouterr()
-        return Result(code, out, without_progress(err))
-    yield run
-    sys.path[:] = path
-    for o in set(sys.modules)-modules:
-        if 'my_' in o or o == 'sub': sys.modules.pop(o)
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', bad_args)
 def test_command_refuses(here, tmp_path, name):
