@@ -1,13 +1,16 @@
-import csv, os, warnings
+import csv, os, sys, warnings
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import matplotlib
 import pytest
 import torch
 from fastai.learner import Learner
 
+from adamod_fastai.compare import main
 from adamod_fastai.optimizer import AdaMod, DiffMod
+from comparisons import without_progress
 from other_machine import become, machine_env
 
 matplotlib.use('Agg')
@@ -32,6 +35,22 @@ def make_opt_func(case): return partial(CASES[case][0], **PATHS[CASES[case][1]])
 def opt_func(request):
     "AdaMod and DiffMod, by every path"
     return make_opt_func(request.param)
+
+@pytest.fixture
+def here(capfd, monkeypatch):
+    "The command `adamod-compare` in this process, with `args` and in the folder `cwd`"
+    path,modules = list(sys.path),set(sys.modules)
+    def run(args, cwd):
+        monkeypatch.chdir(cwd)
+        capfd.readouterr()
+        try: code = main(args) or 0
+        except SystemExit as e: code = e.code or 0
+        out,err = capfd.readouterr()
+        return CompletedProcess(args, code, out, without_progress(err))
+    yield run
+    sys.path[:] = path
+    for o in set(sys.modules)-modules:
+        if 'my_' in o or o == 'sub': sys.modules.pop(o)
 
 # --- the processes that share the tests (pytest-xdist)
 

@@ -9,6 +9,7 @@ from adamod_fastai.compare.command import split_tasks
 from adamod_fastai.compare.report import file_name
 from adamod_fastai.compare.sweep import watched
 from comparisons import command, ended, env, rows, run, runs, without_progress
+from new_process import python
 
 bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unknown task': (['--task','images'], "'images'"),
             'unknown schedule': (['--schedule','cosine'], "'cosine'"), 'unreadable rate': (['--lrs','1e-3,fast'], "'fast'"),
@@ -23,25 +24,6 @@ bad_args = {'unknown optimizer': (['--opts','AdaMod,Adamod'], "'Adamod'"), 'unkn
             'a file with a mistake': (['--task','digits,taken.py:get'], 'SyntaxError')}
 
 taken = ['taken','taken.py']
-
-class Result:
-    def __init__(self, returncode, stdout, stderr): self.returncode,self.stdout,self.stderr = returncode,stdout,stderr
-
-@pytest.fixture
-def here(capfd, monkeypatch):
-    "The command in this process, in the folder `cwd`"
-    path,modules = list(sys.path),set(sys.modules)
-    def run(args, cwd):
-        monkeypatch.chdir(cwd)
-        capfd.readouterr()
-        try: code = main(args) or 0
-        except SystemExit as e: code = e.code or 0
-        out,err = capfd.readouterr()
-        return Result(code, out, without_progress(err))
-    yield run
-    sys.path[:] = path
-    for o in set(sys.modules)-modules:
-        if 'my_' in o or o == 'sub': sys.modules.pop(o)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', bad_args)
@@ -99,6 +81,7 @@ def test_command_help(here):
     assert 'adamod-compare --task my_file.py:get_learner' in res.stdout
 
 my_file = """
+import time
 from fastai.basics import *
 from my_data import dls
 class Odd(Exception): pass
@@ -165,16 +148,26 @@ def test_command_runs_a_file_that_changed_anew(tmp_path, here):
     (tmp_path/'my_data.py').write_text(my_data)
     assert [task(o) for o in (my_file, my_file+'\nunused = 1', my_file.replace('.mean()','.sum()'))]==[1,1,2]
 
+slow_file = my_file+"""
+def slow(a, b):
+    if Path('slow').exists(): time.sleep(0.03)
+    return loss(a, b)
+def get_slow_learner(opt_func): return Learner(dls(), nn.Linear(3,1), loss_func=slow, opt_func=opt_func, metrics=mae)
+"""
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform=='win32', reason='sends SIGINT')
 @pytest.mark.parametrize('jobs', ['1','2'])
-def test_command_interrupted(tmp_path, jobs):
+def test_command_interrupted(tmp_path, here, jobs):
     "The handler is set, because a shell's background job ignores SIGINT"
-    args = ['--seeds','1','--opts','Adam,AdaMod','--epochs','2','--jobs',jobs]
+    args = ['--task','my_file.py:get_slow_learner','--seeds','2','--opts','Adam,AdaMod','--epochs','1','--jobs',jobs]
+    (tmp_path/'my_file.py').write_text(slow_file)
+    (tmp_path/'my_data.py').write_text(my_data)
+    (tmp_path/'slow').touch()
     p = subprocess.Popen(command+args, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                          start_new_session=True, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
     path,start = tmp_path/'adamod-compare'/'results.csv',time.time()
-    while not runs(tmp_path/'adamod-compare') and time.time()-start < 120: time.sleep(0.1)
+    while not runs(tmp_path/'adamod-compare') and time.time()-start < 120: time.sleep(0.05)
     os.killpg(p.pid, signal.SIGINT) # as a terminal does: all of its processes
     out,err = p.communicate(timeout=120)
     err = without_progress(err)
@@ -182,9 +175,10 @@ def test_command_interrupted(tmp_path, jobs):
     assert ended(p.pid)
     before = rows(path)
     assert 1 <= len(before) < 12
-    res = run(args, tmp_path)
+    (tmp_path/'slow').unlink()
+    res = here(args, tmp_path)
     after = rows(path)
-    assert (res.returncode,without_progress(res.stderr),len(after))==(0,f"Found {len(before)} of 12 runs in 'adamod-compare'\n",12)
+    assert (res.returncode,res.stderr,len(after))==(0,f"Found {len(before)} of 12 runs in 'adamod-compare'\n",12)
     assert {(o['opt'],o['lr'],o['seconds']) for o in before} <= {(o['opt'],o['lr'],o['seconds']) for o in after}
 
 # --- files that are alike
@@ -261,8 +255,9 @@ def test_a_pipe_that_closes(mine, tmp_path):
     assert p.stderr.read()=='' and p.wait()==141 and len(rows(tmp_path/'results.csv'))==8
 
 @pytest.mark.slow
-def test_the_package_run_as_a_module_is_the_command(tmp_path):
-    res = subprocess.run([sys.executable,'-m','adamod_fastai.compare','--help'], cwd=tmp_path, env=env, capture_output=True, text=True)
+def test_the_package_run_as_a_module_is_the_command():
+    code = "import runpy; runpy.run_module('adamod_fastai.compare', run_name='__main__', alter_sys=True)"
+    res = python(code, '--help')
     assert res.returncode==0 and res.stdout.startswith('usage: adamod-compare')
 
 # --- the paths of tasks

@@ -9,7 +9,7 @@ from fastai.metrics import ValueMetric
 
 from adamod_fastai.compare import compare
 from adamod_fastai.compare.tasks import digits_learner
-from comparisons import N_BATCHES, Tiny, children, command, ended, env, grid, rows, run, runs, tiny
+from comparisons import N_BATCHES, Tiny, children, ended, env, grid, rows, runs, tiny
 
 # --- in parallel
 
@@ -228,30 +228,49 @@ def test_in_the_process_of_a_pool(one_thread, pool):
 # --- what is left behind
 
 waits = """
-import sys, time
+import os, sys, time
+from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from comparisons import tiny
 from adamod_fastai.compare import compare
 def cbs(learn):
-    print('waiting', file=sys.__stdout__, flush=True)
+    Path('waiting').touch()
     time.sleep(600)
-compare(tiny, 'Adam', [.1,.2], seeds=1, n_epoch=1, out='out', jobs=2)
-compare(tiny, 'Adam', [.1,.2], seeds=1, n_epoch=1, out='out', jobs=2, cbs=cbs)
+for o in sys.argv[2:]:
+    if not os.fork():
+        os.setsid()
+        os.chdir(o)
+        Path('pid').write_text(str(os.getpid()))
+        compare(tiny, 'Adam', [.1,.2], seeds=1, n_epoch=1, out='out', jobs=2)
+        compare(tiny, 'Adam', [.1,.2], seeds=1, n_epoch=1, out='out', jobs=2, cbs=cbs)
+for _ in sys.argv[2:]: print(*os.wait(), flush=True)
 """
+SIGNALS = [signal.SIGINT,signal.SIGTERM,signal.SIGKILL]
+
+@pytest.fixture(scope='module')
+def waiting(tmp_path_factory):
+    "For each signal a folder, in which a process of its own waits for the second comparison; and what ended with which status"
+    folders = {o: tmp_path_factory.mktemp('waiting') for o in SIGNALS}
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', waits, os.path.dirname(__file__), *folders.values()], text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    until = time.time()+120
+    while not all((o/'waiting').exists() for o in folders.values()) and time.time() < until: time.sleep(0.05)
+    yield folders,p.stdout
+    p.kill()
+    p.wait()
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform=='win32', reason='sends signals')
-@pytest.mark.parametrize('sig', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_it_no_process_is_left_and_what_is_done_is_kept(tmp_path, sig):
-    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', waits, os.path.dirname(__file__)], cwd=tmp_path, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    while 'waiting' not in p.stdout.readline(): assert p.poll() is None
-    p.send_signal(sig)
-    p.communicate(timeout=30) # its workers have its output too
-    assert p.returncode != 0
-    assert ended(p.pid)
-    assert len(runs(tmp_path/'out'))==2
+@pytest.mark.parametrize('sig', SIGNALS)
+def test_whatever_ends_it_no_process_is_left_and_what_is_done_is_kept(waiting, sig):
+    folders,told = waiting
+    pid = int((folders[sig]/'pid').read_text())
+    os.kill(pid, sig)
+    ended_pid,status = map(int, told.readline().split())
+    assert ended_pid == pid and status != 0
+    assert ended(pid)
+    assert len(runs(folders[sig]/'out'))==2
 
 # --- Dask, with a scheduler and workers of their own
 
@@ -274,47 +293,51 @@ def dask(tmp_path_factory):
     for o in started: o.kill()
     for o in started: o.wait()
 
-dask_args = '--task my_file.py:get_learner --opts Adam,SGD --lrs 1e-3,1e-2,1e-1 --epochs 1 --seeds 3'.split()
+@pytest.fixture(scope='module')
+def worker(dask): return dask[1]()
+
+dask_args = '--task my_file.py:get_learner --opts Adam,SGD --lrs 1e-3,1e-2,1e-1 --epochs 1 --seeds 2'.split()
 
 @pytest.mark.slow
-def test_dask_with_a_worker_killed_in_the_middle_gives_the_same_to_the_bit(tmp_path, dask):
+def test_dask_with_a_worker_killed_in_the_middle_gives_the_same_to_the_bit(tmp_path, dask, worker, here):
     "Its workers have none of the files of the task"
-    address,worker = dask
+    address,start = dask
     mine = 'import time\nfrom my_data import *\ndef get_learner(opt_func):\n    time.sleep(.2)\n    return tiny(opt_func)\n'
     (tmp_path/'my_file.py').write_text(mine)
     (tmp_path/'my_data.py').write_text(f'import sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom comparisons import tiny\n')
-    assert run([*dask_args, '--jobs', '1', '--out', 'here'], tmp_path).returncode==0
-    workers = [worker(),worker()]
-    p = subprocess.Popen([*command, *dask_args, '--dask', address, '--out', 'there'], cwd=tmp_path, env=env, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, text=True)
-    path,until = tmp_path/'there',time.time()+120
-    while time.time() < until and p.poll() is None and len(runs(path)) < 4: time.sleep(0.05)
-    workers[0].kill()
-    out,err = p.communicate(timeout=120)
-    assert p.returncode==0 and 'get_learner, one_cycle' in out, err
+    assert here([*dask_args, '--jobs', '1', '--out', 'here'], tmp_path).returncode==0
+    killed,there = start(),tmp_path/'there'
+    def kill():
+        until = time.time()+120
+        while time.time() < until and len(runs(there)) < 4: time.sleep(0.05)
+        killed.kill()
+        done.append(len(runs(there)))
+    done,killer = [],threading.Thread(target=kill)
+    killer.start()
+    res = here([*dask_args, '--dask', address, '--out', 'there'], tmp_path)
+    killer.join()
+    assert res.returncode==0 and 'get_learner, one_cycle' in res.stdout, res.stderr
     def kept(out): return sorted([{**o, 'seconds': 0} for o in runs(tmp_path/out)], key=str)
-    assert kept('there')==kept('here') and len(kept('here'))==18
+    assert kept('there')==kept('here') and len(kept('here'))==12 and 4 <= done[0] < 12
     (tmp_path/'my_file.py').write_text(mine.replace('tiny(opt_func)', 'tiny(opt_func, 4)')) # the worker that is left has had the old one
     args = dask_args[:2]+'--opts Adam --lrs 1e-3 --epochs 1 --seeds 1'.split()
-    assert run([*args, '--dask', address, '--out', 'new'], tmp_path).returncode==0 and len(runs(tmp_path/'new'))==1
-    workers[1].kill()
+    assert here([*args, '--dask', address, '--out', 'new'], tmp_path).returncode==0 and len(runs(tmp_path/'new'))==1
 
 @pytest.mark.slow
-def test_dask_from_python_takes_functions_of_a_notebook(dask, one_thread):
-    distributed,(address,worker) = pytest.importorskip('distributed'),dask
-    w,want = worker(),compare(digits_learner, 'AdaMod', 1e-2, seeds=2, n_epoch=1)
+def test_dask_from_python_takes_functions_of_a_notebook(dask, worker, one_thread):
+    distributed,(address,_) = pytest.importorskip('distributed'),dask
+    want = compare(digits_learner, 'AdaMod', 1e-2, seeds=2, n_epoch=1)
     notebook = dict(digits_learner=digits_learner, __name__='__main__')
     exec('def get_learner(opt_func): return digits_learner(opt_func)', notebook)
     with distributed.Client(address, set_as_default=False) as client:
         df = compare(notebook['get_learner'], 'AdaMod', 1e-2, seeds=2, n_epoch=1, executor=client.get_executor(pure=False))
-    w.kill()
     assert df.losses.tolist()==want.losses.tolist() and df.accuracy.tolist()==want.accuracy.tolist()
 
 @pytest.mark.parametrize('address', ['tcp://127.0.0.1:1','nowhere'])
 @pytest.mark.slow
-def test_no_dask_is_there(tmp_path, address):
+def test_no_dask_is_there(tmp_path, address, here):
     pytest.importorskip('distributed')
-    res = run(['--dask', address], tmp_path)
+    res = here(['--dask', address], tmp_path)
     assert res.returncode==2 and res.stdout=='' and res.stderr.startswith(f'adamod-compare: Invalid dask: {address!r}. ')
     assert res.stderr.count('\n')==1
     assert not (tmp_path/'adamod-compare').exists()
@@ -322,7 +345,7 @@ def test_no_dask_is_there(tmp_path, address):
 script = """
 import warnings; warnings.filterwarnings('ignore')
 import torch
-{first}
+torch.compile(lambda x: x*2)(torch.ones(4))
 from adamod_fastai.all import *
 from adamod_fastai.compare.tasks import digits_learner
 def get_learner(opt_func): return digits_learner(opt_func)
@@ -330,9 +353,8 @@ print(len(compare(get_learner, 'Adam', [1e-3], seeds=2, n_epoch=1, jobs=2)))
 """
 
 @pytest.mark.slow
-@pytest.mark.parametrize('first', ['', 'torch.compile(lambda x: x*2)(torch.ones(4))'])
-def test_a_script_without_a_guard_also_after_a_compilation(tmp_path, first):
+def test_a_script_without_a_guard_also_after_a_compilation(tmp_path):
     "torch then has threads, before the first gradient, that no process forked from it gets over"
-    (tmp_path/'run.py').write_text(script.format(first=first))
+    (tmp_path/'run.py').write_text(script)
     res = subprocess.run([sys.executable,'-W','ignore','run.py'], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert res.stdout.split()[-1:] == ['2'], res.stderr[-1500:]
