@@ -397,7 +397,7 @@ def test_what_is_installed_goes_by_its_version(tmp_path):
     compare(partial(digits_learner, bs=32), {'mine': partial(AdaMod, len_memory=10)}, 0.1, seeds=1, n_epoch=1, out=tmp_path)
     file, = (tmp_path/'runs').glob('*.json')
     assert set(json.loads(file.read_text())['made']) == \
-        {'adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses','metrics'}
+        {'Python','adamod_fastai','fastai','torch','model','optimizer','learner','data','arguments','losses','metrics'}
 
 # --- what is said
 

@@ -329,5 +329,5 @@ def test_interrupted_in_a_notebook_hands_back_what_is_done(tmp_path, monkeypatch
     assert compare_table(df).shape == (2,2)
 
 def test_interrupted_elsewhere_says_how_to_keep_it():
-    with pytest.raises(KeyboardInterrupt, match='^3 of 8 runs are done, and not kept. Pass out=') as e: compare(Tiny(stop=3), **grid)
+    with pytest.raises(KeyboardInterrupt, match='^3 of 8 runs are done. They are not saved: pass out=') as e: compare(Tiny(stop=3), **grid)
     assert e.value.__suppress_context__

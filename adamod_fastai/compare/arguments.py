@@ -96,8 +96,8 @@ def refuse(get_learner, what): raise ValueError(f'Invalid get_learner: {name_of(
 
 def check_metric_names(get_learner, names):
     for o in names:
-        if o in columns: refuse(get_learner, f'has a metric called {o!r}, as is a column of the results')
-        if names.count(o) > 1: refuse(get_learner, f'has two metrics called {o!r}')
+        if o in columns: refuse(get_learner, f'has a metric called {o!r}, as is a column of the results. Rename it')
+        if names.count(o) > 1: refuse(get_learner, f'has two metrics called {o!r}. Rename one')
 
 def number(get_learner, name, v):
     "The value `v` of the metric `name`, as a number"

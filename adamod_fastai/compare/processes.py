@@ -57,7 +57,7 @@ def to_send(functions):
     own,code = own_modules(),LoadedCode(functions)
     for o in own.values(): cloudpickle.register_pickle_by_value(o)
     try: return to_bytes(({m.__name__: m for m in code.reached}, functions), code.names)
-    except Exception as e: raise ValueError(f'Invalid get_learner: it cannot be pickled for another process. {e}') from e
+    except Exception as e: raise ValueError(f'Invalid get_learner, opts or cbs: they cannot be sent to another process. Run without jobs and executor. {e}') from e
     finally:
         for o in own.values(): cloudpickle.unregister_pickle_by_value(o)
 
@@ -93,7 +93,7 @@ def check(functions, job):
     here = first()
     differ = differences(here, {k: run['made'].get(k) for k in here})
     if differ and not differences(here, first()): # it does come out the same each time
-        raise ChildProcessError(f'A worker makes something else than this process: {", ".join(differ)}')
+        raise ChildProcessError(f'A worker makes something else than this process: {", ".join(differ)}. Give it the same versions and data.')
     checked.add((id(functions),i))
 
 # %% ../../nbs/compare/05_processes.ipynb #2701785d
@@ -122,7 +122,7 @@ def as_done(futures, n=None):
                 res,error,where = f.result()
                 if error: error.__cause__ = RuntimeError(f'in another process:\n\n{where}')
             except Exception as e:
-                if isinstance(e, BrokenExecutor): error = ChildProcessError(f'A process died in one of the runs {"; ".join(going)}')
+                if isinstance(e, BrokenExecutor): error = ChildProcessError(f'A process died in one of the runs {"; ".join(going)}. Fewer jobs need less memory.')
                 else: error = ChildProcessError(f'The run {name_of_job(job)} was lost: {type(e).__name__}: {e}')
                 error.__cause__ = e
             if error: errors.append(error)
@@ -198,6 +198,6 @@ def dask(address):
         from distributed import Client
         from distributed.comm import get_address_host_port
         socket.create_connection(get_address_host_port(address, strict=True), timeout=10).close()
-    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}. It needs the package distributed, which is not installed.') from e
+    except ImportError as e: raise ValueError(f'Invalid dask: {address!r}. Install the package distributed.') from e
     except (OSError, ValueError) as e: raise ValueError(f'Invalid dask: {address!r}. No scheduler can be reached there: {e}') from e
     with Client(address, set_as_default=False) as client: yield client.get_executor(pure=False)

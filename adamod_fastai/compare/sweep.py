@@ -53,12 +53,12 @@ class Comparison:
             raise ValueError(f'Invalid get_learner: {short(get_learner)}. It must be a function of an opt_func.')
         is_callback = issubclass(cbs if isinstance(cbs, type) else type(cbs), Callback)
         if cbs is not None and (is_callback or not callable(cbs)):
-            raise ValueError(f'Invalid cbs: {cbs!r}. It must be a function of a Learner.')
+            raise ValueError(f'Invalid cbs: {cbs!r}. It must be a function of a Learner, such as lambda learn: SaveModelCallback().')
         self.get_learner,self.opts,self.cbs,lrs,seeds = get_learner,optimizers(opts),cbs,learning_rates(lrs),count('seeds', seeds)
         self.n_epoch,self.schedule = count('n_epoch', n_epoch),one_of('schedule', schedule, schedules)
         found = list(variants(self.opts, averaging_lengths(memory), warmups(warmup, schedule)))
         names = [o['opt'] for o,_ in found]
-        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}. No two optimizers may have the same name.')
+        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}. No two may have the same name: pass a dict of names.')
         self.functions = get_learner,{o['opt']: self.opts[k] for o,k in found},cbs
         base = dict(task=name_of(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=name_of(cbs) if cbs else '')
         self.grid = [dict(base, **o, lr=lr, seed=s, made=k) for o,k in found for lr in lrs for s in range(seeds)]
@@ -82,7 +82,7 @@ def tell_what_differs(comparisons, todo, store):
     for what,n in Counter(tuple(o) for *_,o in found).items():
         tell(f'{n} stored run{"s"*(n > 1)} will be repeated, because these differ: {", ".join(what)}')
     if found and comparisons[found[0][0]].is_random(found[0][1]):
-        tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused. Seed what is random.')
+        tell(f'{found[0][1]["task"]} makes something else each time it is called, so its runs are never reused. Seed what is random in it.')
 
 def watched(done, todo, n=1, every=30):
     "`done`, whose progress one sees: as a bar that names what is trained, or without a terminal as a line now and then"
@@ -125,7 +125,7 @@ def train_all(comparisons, store, jobs=None, executor=None):
 def interrupted(df, total, out):
     "What there is to hand back of the runs `df`"
     told = f'{len(df)} of {total} runs are done'
-    if out is None: told += ', and not kept. Pass out= to resume from there next time.'
+    told += '. They are not saved: pass out= to resume from there next time.' if out is None else '. The same call resumes from there.'
     if not (IN_NOTEBOOK and len(df)): raise KeyboardInterrupt(told) from None
     tell(f'Interrupted: {told}')
     return df
@@ -138,12 +138,12 @@ def compare(
     seeds:int=3, # Number of runs with each optimizer and learning rate, at least 1
     n_epoch:int=5, # Epochs of each run, at least 1
     schedule:str='one_cycle', # 'one_cycle', 'flat', 'flat_cos' or 'fine_tune': fastai's `fit_one_cycle`, `fit` and so on
-    out:str|Path=None, # Folder in which to keep the results, and from which to resume
+    out:str|Path=None, # Folder in which to keep the results, and from which to resume; nothing is kept if not given
     memory:float|list=None, # Averaging lengths to try, as fractions of the run, above 0; 'own' or none for the optimizer's default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the learning rate rises from 0 before a 'flat' schedule
-    cbs:Callable=None, # Function of the `Learner` that makes the callbacks of a run
-    jobs:int=None, # Number of parallel runs, each in a process of its own with one thread; one after the other, in this one, if not given
-    executor:Executor=None # Executor to use instead of `jobs`: any object with `submit`; each run uses one thread
+    cbs:Callable=None, # Function of the `Learner` that makes the callback or callbacks of a run
+    jobs:int=None, # Number of parallel runs, at least 1, each in a process of its own with one thread; one after the other, in this one, if not given
+    executor:Executor=None # Executor to use instead of `jobs`: any object whose `submit` returns a future; each run uses one thread
 ) -> pd.DataFrame:
     "Train with each of `opts`, `lrs` and `seeds`: a row per run"
     comparison = Comparison(get_learner, opts, lrs, seeds, n_epoch, schedule, memory, warmup, cbs)
