@@ -320,7 +320,8 @@ def test_dask_with_a_worker_killed_in_the_middle_gives_the_same_to_the_bit(tmp_p
     assert res.returncode==0 and 'get_learner, one_cycle' in res.stdout, res.stderr
     def kept(out): return sorted([{**o, 'seconds': 0} for o in runs(tmp_path/out)], key=str)
     assert kept('there')==kept('here') and len(kept('here'))==12 and 4 <= done[0] < 12
-    (tmp_path/'my_file.py').write_text(mine.replace('tiny(opt_func)', 'tiny(opt_func, 4)')) # the worker that is left has had the old one
+    smaller = 'learn = tiny(opt_func)\n    learn.dls.loaders[0] = learn.dls.train.new(bs=4)\n    return learn'
+    (tmp_path/'my_file.py').write_text(mine.replace('return tiny(opt_func)', smaller)) # the worker that is left has had the old one
     args = dask_args[:2]+'--opts Adam --lrs 1e-3 --epochs 1 --seeds 1'.split()
     assert here([*args, '--dask', address, '--out', 'new'], tmp_path).returncode==0
     assert [o['batches'] for o in rows(tmp_path/'new'/'results.csv')]==[str(2*N_BATCHES)]
