@@ -54,14 +54,23 @@ def here(capfd, monkeypatch):
 
 # --- the processes that share the tests (pytest-xdist)
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     "One for each core, but none for the tests of a file or two: each would have to import torch"
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return min(n, 4) if config.args == config.getini('testpaths') else 0
 
-def group(item):
-    "Whose tests one process does: those of a file, which share what they compile, but a page or what is marked `alone` goes to any"
-    return item.nodeid if item.get_closest_marker('alone') else item.path.stem
+LONG = 'test_notebook_runs'     # of test_project: each page is a test that shares nothing with others, and takes longest
+
+def is_long(nodeid): return f'::{LONG}[' in nodeid
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "One process does the tests of a file, which share what they compile and what they make once, but a page goes to any"
+    from xdist.scheduler import LoadScopeScheduling
+    class Files(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return nodeid if is_long(nodeid) else nodeid.partition('::')[0]
+    return Files(config, log)
 
 # --- the support matrix: `pytest -m feature --matrix FILE`
 
@@ -75,8 +84,6 @@ def pytest_addoption(parser):
     parser.addoption('--matrix', metavar='FILE', help='write what the tests marked `feature` found, by optimizer and path, to FILE (CSV)')
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'alone: shares nothing with the tests of its file, and any process may do it')
-    config.addinivalue_line('markers', 'xdist_group(name): done by one process')     # where there is no xdist
     config.addinivalue_line('markers', 'slow: left out of the everyday run, `pytest -m "not slow"`')
     config.addinivalue_line('markers', 'feature(name, eagerly): what a user would call that which this test shows, for the support matrix; '
                                        'and, where `fused=True` steps eagerly here, (a pattern of) the reason that it gives')
@@ -95,9 +102,7 @@ def eagerly(item):
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     COLLECTED[:] = items
-    items.sort(key=lambda o: not o.get_closest_marker('alone'))     # the longest first: at the end no process waits for another
-    for o in items:
-        if not o.get_closest_marker('xdist_group'): o.add_marker(pytest.mark.xdist_group(group(o)))
+    items.sort(key=lambda o: not is_long(o.nodeid))     # first: at the end no process waits for another
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):

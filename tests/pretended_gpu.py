@@ -84,14 +84,14 @@ def all_multiples_of_16(src):
     known = {int(i) for i in re.findall(r"\((\d+),\): \[\['tt.divisibility', 16\]\]", src)}
     return {i for i,o in enumerate(names) if 'BLOCK' not in o.upper()} <= known
 
-def accesses(src, tmp_path):
-    "How often a thread of the kernel, compiled for an H100, reads and writes so much at once"
-    file = tmp_path/'kernel.py'
-    file.write_text(src)
+def accesses(sources, tmp_path):
+    "How often a thread of each kernel, compiled for an H100, reads and writes so much at once"
+    files = [tmp_path/f'kernel_{i}.py' for i in range(len(sources))]
+    for file,src in zip(files, sources): file.write_text(src)
     env = {k:v for k,v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    command = [sys.executable,Path(__file__).parent/'kernel_ptx.py',file]
+    command = [sys.executable,Path(__file__).parent/'kernel_ptx.py',*files]
     res = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    return Counter(re.findall(r'\b(?:ld|st)\.global\S*', res.stdout))
+    return [Counter(re.findall(r'\b(?:ld|st)\.global\S*', o)) for o in res.stdout.split('\f')[:-1]]
 
 def twins(opt_func, shapes, dtype):
     def param(i, s): return torch.nn.Parameter(torch.randn(s, generator=torch.Generator().manual_seed(i)).to(dtype))
@@ -141,12 +141,22 @@ def test_a_length_that_is_no_multiple_of_16_has_a_kernel_of_its_own():
     check(*both)
     assert sorted(map(all_multiples_of_16, gpu.sources)) == [False,True]
 
+@pytest.fixture(scope='module')
+def accesses_of(tmp_path_factory):
+    "Those of the kernel for any length, and of the one for multiples of 16, of two optimizers"
+    sources = []
+    for opt_func,_ in TRAFFIC[:2]:
+        both = twins(opt_func, [(33,33),(40,50)], torch.float32)
+        with Pretended() as gpu:
+            for _ in range(4): step(*both)
+        sources += sorted(gpu.sources, key=all_multiples_of_16)
+    assert len(sources) == 4
+    found = accesses(sources, tmp_path_factory.mktemp('kernels'))
+    return {opt_func: found[2*i:2*i+2] for i,(opt_func,_) in enumerate(TRAFFIC[:2])}
+
 @pytest.mark.parametrize('opt_func,want', TRAFFIC[:2])
-def test_reads_and_writes_128_bits_at_once(opt_func, want, tmp_path):
-    both = twins(opt_func, [(33,33),(40,50)], torch.float32)
-    with Pretended() as gpu:
-        for _ in range(4): step(*both)
-    flat,rows = [accesses(o, tmp_path) for o in sorted(gpu.sources, key=all_multiples_of_16)]
+def test_reads_and_writes_128_bits_at_once(opt_func, want, accesses_of):
+    flat,rows = accesses_of[opt_func]
     each = 1024//128  # elements that a thread steps
     read,written = (each*o//4 for o in want)
     nums = rows['ld.global.b32']

@@ -34,7 +34,6 @@ def tracked_copy(to):
         shutil.copy2(root/f, to/f)
     return to
 
-@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize('nb', notebooks, ids=str)
 def test_notebook_runs(nb):
