@@ -138,7 +138,7 @@ def _check_hyper(k, v):
     if k in _choices: ok,want = any(type(v) is type(o) and v==o for o in _choices[k]), f"one of {', '.join(map(str, _choices[k]))}"
     elif k in _ranges:
         lo,hi = _ranges[k]
-        want = f'at least {lo} and below {hi}'
+        want = f'at least {lo} and below {hi}' if hi < math.inf else f'finite, at least {lo}'
         try: ok = bool(lo <= v < hi)
         except (TypeError, ValueError, RuntimeError): ok = False
     else: return
@@ -179,12 +179,13 @@ def _check_params(params):
     res = []
     for o in params:
         if isinstance(o, (dict,str)) or not isinstance(o, Iterable):
-            raise ValueError(f'Invalid params: a {type(o).__name__}. It must be parameters, or a list of them for each group '
+            raise ValueError(f'Invalid params: a value of type {type(o).__name__}. It must be parameters, or a list of them for each group '
                              '(whose hyperparameters `set_hyper` sets).')
         res.append(list(map(_no_name, o)))
         for p in res[-1]:
             if not isinstance(p, Tensor):
-                raise ValueError(f'Invalid params: a {type(p).__name__} in group {len(res)-1}. A group must be a list of parameters.')
+                raise ValueError(f'Invalid params: a value of type {type(p).__name__} in group {len(res)-1}. '
+                                 'A group must be a list of parameters.')
     return res
 
 # %% ../nbs/03_base.ipynb #4d75b5df
@@ -249,7 +250,7 @@ class ModOptimizer(Optimizer):
             local_part(p.grad.requires_grad_(False)).zero_()
 
     def step(self, closure=None):
-        if closure is not None: raise NotImplementedError("fastai optimizers currently do not support closure")
+        if closure is not None: raise NotImplementedError('Invalid closure: pass none, and compute the gradients before `step`.')
         self._own_grads()
         own,given,self.for_step = self.hypers,self.for_step or [{}]*len(self.hypers),None
         self._warn_if_untold(given)
@@ -271,7 +272,7 @@ class ModOptimizer(Optimizer):
         if self._untold != 10: return
         n = 1/(1-self.hypers[0]['beta3'])
         warnings.warn(f'{self.rule} was not told how long this training is, so it averages over {n:.0f} steps. Pass len_memory, about '
-                      '15% of the steps, or let a Learner make the optimizer, by its opt_func: it sets the length.', stacklevel=3)
+                      '15% of the steps, or give a Learner the opt_func; with `learn.opt = ...`, add cbs=MemoryLength().', stacklevel=3)
 
 def _shown(pg, h, used):
     "A group and its hyperparameters, in a line"
@@ -279,11 +280,13 @@ def _shown(pg, h, used):
     if fits: h = {k:v for k,v in h.items() if k not in ('beta3','follow_lr','fit_memory')}
     words = [f'{k}={v}' for k,v in h.items()]
     if fits: words.append('beta3 fits each fit' + (f" ({used['beta3']:.4g} in the last step)" if used else ''))
-    return f'  {len(pg)} parameters: ' + ', '.join(words)
+    return f'  {len(pg)} parameter{"s"[:len(pg)!=1]}: ' + ', '.join(words)
 
 # %% ../nbs/03_base.ipynb #41242a51
 @patch
-def freeze_to(self:ModOptimizer, n:int):
+def freeze_to(self:ModOptimizer,
+    n:int # Number of parameter groups to freeze; a negative one counts from the last group
+):
     "Freeze the first `n` parameter groups, with no gradients left in them"
     Optimizer.freeze_to(self, n)
     for p,*_ in self.all_params(slice(None, n)):
@@ -339,11 +342,14 @@ def state_dict(self:ModOptimizer):
     return {'state': [{**s} for s in sd['state']], 'hypers': [*map(dict, sd['hypers']), _saver]}
 
 @patch
-def load_state_dict(self:ModOptimizer, sd:dict):
+def load_state_dict(self:ModOptimizer,
+    sd:dict # What `state_dict` returned, with keys `state` and `hypers`
+):
     "Load a copy of what `state_dict` returned; if it does not fit, raise `ValueError` and change nothing"
     hypers = [{**{k:v for k,v in _newer.items() if k in self.hypers[0]}, **h} for h in sd['hypers'] if h != _saver]
     if why := _why_refused(self, hypers, sd['state']):
-        msg = f'This optimizer state does not fit and is not loaded: {why}'
+        msg = (f'This optimizer state does not fit and is not loaded: {why}. '
+               'Use the opt_func and the groups it was saved with, or load the model alone (with_opt=False).')
         warnings.warn(msg, stacklevel=2)
         raise ValueError(msg)
     self.hypers = L(Hypers(_copy(h)) for h in hypers)

@@ -216,8 +216,8 @@ class ClippedFraction(StepMeasure):
         fitting = [o.len_memory for o in self.learn.cbs if isinstance(o, MemoryLength) and o.len_memory]
         memory = max(fitting or [round(1/(1-h['beta3']), 6) for h in self.opt.hypers[self.opt.frozen_idx:]])
         if n < memory > least_memory:
-            warnings.warn(f'This fit has {n} steps, but the optimizer averages over {memory:.0f}: most adaptive rates stay clipped to '
-                          f'the end. Omit beta3 and len_memory to average over {default_pct:.0%} of each fit, or pass '
+            warnings.warn(f'This fit has {n} steps, but the optimizer averages over {memory:.0f} steps: most adaptive rates stay clipped '
+                          f'to the end. Omit beta3 and len_memory to average over {default_pct:.0%} of each fit, or pass '
                           f'len_memory={max(1, round(n*default_pct))}.', stacklevel=2)
 
     @property
@@ -243,19 +243,19 @@ class ClippedFraction(StepMeasure):
     def plot(self,
         ax:plt.Axes=None # Matplotlib axes to plot on, a new figure if `None`
     ):
-        "Plot the clipped and the used fraction over the batches, with the learning rate on a second axis"
+        "Plot the clipped and the used fraction over the optimizer steps, with the learning rate on a second axis"
         self.check_measured()
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
         right = ax.twinx()
         right.plot(self.steps, self.lrs, color='0.6', ls='--', lw=1, label='learning rate')
         right.set(ylabel='learning rate', ylim=(0,None))
-        ax.plot(self.steps, self.fractions, color='C0', label='clipped: of the weights')
-        ax.plot(self.steps, self.used, color='C1', label="used: of Adam's adaptive rate")
-        ax.set(xlabel='batch', ylabel='fraction', ylim=(-0.02,1.02))
+        ax.plot(self.steps, self.fractions, color='C0', label='clipped: fraction of the weights')
+        ax.plot(self.steps, self.used, color='C1', label="used: fraction of Adam's adaptive rate")
+        ax.set(xlabel='optimizer step', ylabel='fraction', ylim=(-0.02,1.02))
         ax.set_zorder(right.get_zorder()+1)
         ax.patch.set_visible(False)
         lines = ax.get_lines()+right.get_lines()
-        ax.legend(lines, [o.get_label() for o in lines], loc='lower center', bbox_to_anchor=(0.5,1), ncols=3, frameon=False)
+        ax.legend(lines, [o.get_label() for o in lines], loc='lower center', bbox_to_anchor=(0.5,1), ncols=2, frameon=False)
         return ax
 
     def plot_layers(self,
@@ -270,7 +270,7 @@ class ClippedFraction(StepMeasure):
         img = ax.imshow(values.T, aspect='auto', interpolation='nearest', vmin=0, vmax=1, cmap='viridis',
                         extent=(self.steps[0]-0.5, self.steps[-1]+self.stride-0.5, n-0.5, -0.5))
         rows = range(0, n, ceil(n/36))
-        ax.set(xlabel='batch', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
+        ax.set(xlabel='optimizer step', yticks=rows, yticklabels=[self.layer_names[i] or '(model)' for i in rows])
         ax.tick_params(axis='y', labelsize=8)
         label = {'used': "fraction of Adam's adaptive rate", 'clipped': 'fraction of weights clipped'}[column]
         ax.figure.colorbar(img, ax=ax, label=label, pad=0.02)
@@ -299,7 +299,7 @@ class RateHistogram(StepMeasure):
         every:int=None, # Measure at every `every`-th optimizer step, 1 or more; by default every tenth, or more often in short epochs
         lo:float=-8, # log10 of the lower edge of the histogram; smaller effective rates are counted there
         hi:float=4, # log10 of its upper edge, above `lo`; larger ones are counted there
-        bins:int=120 # Number of bins
+        bins:int=120 # Number of bins, at least 1
     ):
         if not lo < hi: raise ValueError(f'Invalid lo and hi: {lo!r} and {hi!r}. lo must be below hi.')
         if not (isinstance(bins, int) and bins >= 1): raise ValueError(f'Invalid bins: {bins!r}. It must be a whole number, at least 1.')
@@ -312,9 +312,9 @@ class RateHistogram(StepMeasure):
         self._hists = []
 
     def check(self):
-        "Raise an error if the optimizer is not of Adam's family"
+        "Raise an error if the optimizer has no adaptive rates"
         if not all({'eps','sqr_mom'} <= set(h) for h in self.opt.hypers):
-            raise wrong_opt(self, "of Adam's family")
+            raise wrong_opt(self, 'with adaptive rates (Adam, AdaMod or another that has sqr_mom and eps)')
 
     def measure(self, todo):
         "Add the histogram of the effective rates of the parameters in `todo`"
@@ -338,17 +338,18 @@ class RateHistogram(StepMeasure):
     def plot(self,
         ax:plt.Axes=None # Matplotlib axes to plot on, a new figure if `None`
     ):
-        "Plot the histograms as an image: batches across, effective rates upwards, colour for the fraction of elements"
+        "Plot the histograms as an image: optimizer steps across, effective rates upwards, colour for the fraction of elements"
         self.check_measured()
         hists = self.histograms
         finite = hists[np.isfinite(hists).all(1)]
-        if not len(finite): raise RuntimeError('Nothing to plot: the effective rates are NaN at every measured step')
+        if not len(finite):
+            raise RuntimeError('Nothing to plot: the effective rates are NaN at every measured step. Check loss and gradients for NaN.')
         if ax is None: ax = plt.subplots(figsize=(7,3.5))[1]
         extent = self.steps[0]-0.5, self.steps[-1]+self.stride-0.5, self.lo, self.hi
         img = ax.imshow(hists.T, origin='lower', aspect='auto', interpolation='nearest', cmap='magma_r',
                         vmin=0, vmax=np.quantile(finite.max(1), 0.9), extent=extent)
         seen = np.flatnonzero(finite.max(0))*(self.hi-self.lo)/self.bins + self.lo
-        ax.set(xlabel='batch', ylabel='effective rate of an element', ylim=(seen.min()-0.3, seen.max()+0.3))
+        ax.set(xlabel='optimizer step', ylabel='effective rate of an element', ylim=(seen.min()-0.3, seen.max()+0.3))
         ax.yaxis.set_major_locator(MultipleLocator(1))
         ax.yaxis.set_major_formatter(lambda y, _: f'$10^{{{y:.0f}}}$')
         ax.figure.colorbar(img, ax=ax, label='fraction of elements', pad=0.02)

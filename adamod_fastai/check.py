@@ -38,7 +38,7 @@ class Rule:
     def __init__(self, rule, p, beta3=0.999, version=None, paper=True, decouple_wd=True, follow_lr=False):
         self.rule,self.beta3,self.version,self.paper,self.decouple_wd,self.follow_lr = rule,beta3,version,paper,decouple_wd,follow_lr
         self.p = np.array(p, dtype=np.float64)
-        self.m,self.v,self.s,self.prev,self.shape = (np.zeros_like(self.p) for _ in range(5))
+        self.m,self.v,self.s,self.prev,self.unit_avg = (np.zeros_like(self.p) for _ in range(5))
         self.t = 0
 
     def step(self, g, lr, mom=0.9, sqr_mom=0.99, eps=1e-5, wd=0.01):
@@ -53,8 +53,8 @@ class Rule:
         self.used = self.eta
         if self.rule != 'DiffGrad':
             if self.follow_lr:          # the average of the adaptive rates without lr, times lr
-                self.shape = beta3*self.shape + (1-beta3)*self.eta/lr
-                self.s = lr*self.shape
+                self.unit_avg = beta3*self.unit_avg + (1-beta3)*self.eta/lr
+                self.s = lr*self.unit_avg
             else: self.s = beta3*self.s + (1-beta3)*self.eta
             self.used = (self.eta+self.s)/2 if self.rule == 'DeepMemory' else np.minimum(self.eta, self.s)
         if self.version is not None: mhat = mhat*xi(self.prev-g, self.version)
@@ -65,7 +65,7 @@ class Rule:
 # %% ../nbs/04_check.ipynb #8f6dda86
 _checked_opts = {AdaMod: None, DiffMod: 0, DiffGrad: 0, DeepMemory: 1} # and which friction
 _steps,_lr,_tol = 8,1e-2,1e-5 # `_tol` is absolute and relative, in float32
-_shapes = (600,600),(20,30),(7,) # one that has a call of its own, and a bucket
+_shapes = (600,600),(20,30),(7,) # fused, the first is stepped alone, the other two in a bucket
 
 def _kwargs(opt_func):
     if opt_func is DiffGrad: return dict(eps=1e-5)
@@ -330,6 +330,8 @@ def _best_device():
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/04_check.ipynb #74cb0a4c
+_issues = 'https://github.com/adamod-fastai/adamod_fastai/issues'
+
 def _show_times(times):
     shapes = list(dict.fromkeys(o['shape'] for o in times))
     heads = ''.join(f'{o:>16}' for o in shapes)
@@ -351,7 +353,7 @@ def _arguments(args):
 def _last_line(rows, where):
     "The last line of the output: what is wrong, or how many checks passed"
     wrong,missing = [[o.what for o in rows if o.result==k] for k in ('wrong','not here')]
-    if wrong: return f'Not right: {"; ".join(wrong)}'
+    if wrong: return f'Not right: {"; ".join(wrong)}. Please send the output, or the file of --json, to {_issues}'
     res = f'All right: {len(rows)-len(missing)} checks on {where}'
     return f'{res}, {len(missing)} cannot be made here' if missing else res
 

@@ -20,12 +20,12 @@ __all__ = ['len2beta3', 'n_batches', 'MemoryLength', 'DefaultMemoryLength']
 
 # %% ../nbs/01_memory.ipynb #69401f8c
 def len2beta3(
-    len_memory:float # Number of batches to average over, 1 or more; need not be whole
+    len_memory:float # Optimizer steps to average over, finite and at least 1; need not be whole
 ) -> float:
-    "The `beta3` that averages over `len_memory` batches"
+    "The `beta3` that averages over `len_memory` optimizer steps"
     try: ok = 1 <= len_memory < math.inf
     except TypeError: ok = False
-    if not ok: raise ValueError(f'Invalid len_memory: {len_memory!r}. It must be a finite number of batches, at least 1.')
+    if not ok: raise ValueError(f'Invalid len_memory: {len_memory!r}. It must be a finite number of steps, at least 1.')
     return 1-1/len_memory
 
 # %% ../nbs/01_memory.ipynb #69401f8d
@@ -48,7 +48,8 @@ def n_batches(
     return min(n, learn.lr_finder.num_it) if hasattr(learn, 'lr_finder') else n
 
 # %% ../nbs/01_memory.ipynb #3eca1249
-default_pct,least_memory = 0.15,2 # of a fit: the averaging length that suits most, and the fewest steps of one, see `MemoryLength`
+default_pct = 0.15 # the averaging length by default, as a fraction of a fit
+least_memory = 2   # the shortest averaging length of a `MemoryLength`, in optimizer steps
 
 def has_memory(opt):
     "Does `opt` have a running average of adaptive rates whose length can be set?"

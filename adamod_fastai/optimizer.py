@@ -22,15 +22,15 @@ __all__ = ['AdaMod', 'average_grads', 'adaptive_rate', 'average_lr', 'average_se
 
 # %% ../nbs/00_optimizer.ipynb #c36d77b3
 def AdaMod(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    params:Tensor|Iterable, # Parameters of the model, or a list of them for each parameter group
+    lr:float|slice, # Learning rate, at least 0; a `slice` is spread over the groups
+    mom:float=0.9, # Coefficient (β1) of the running average of the gradient, in [0,1)
+    sqr_mom:float=0.99, # Coefficient (β2) of the running average of the squared gradient, in [0,1)
+    beta3:float=None, # Coefficient (β3) of the running average of the adaptive rates, in [0,1); by default it spans 15% of each fit
+    len_memory:float=None, # Averaging length in optimizer steps (batches, unless gradients accumulate), at least 1: `beta3=1-1/len_memory`
+    eps:float=1e-5, # Added to the root of the averaged squared gradient, at least 0
+    wd:float=0.01, # Weight decay, at least 0
+    decouple_wd:bool=True, # True: decay the weights themselves, as AdamW does; False: add L2 to the gradient
     paper:bool=True, # True: the rule of the AdaMod paper; False: that of its authors' code
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?
     follow_lr:bool=None, # Rescale the running average when `lr` changes? By default, yes if its length is automatic, no if it is given
@@ -81,11 +81,11 @@ def average_seen_lr(p, rate, beta3, lr_avg=None, **kwargs):
 
 # %% ../nbs/00_optimizer.ipynb #f703ccf6
 def rescale_lr_avg(p, lr, beta3, lr_avg=None, last_lr=None, follow_lr=False, **kwargs):
-    "Store the learning rate that `lr_avg` of `p` refers to as `last_lr`; with `follow_lr`, rescale `lr_avg` to the current `lr`"
+    "Store the learning rate to which `lr_avg` of `p` belongs as `last_lr`; with `follow_lr`, rescale `lr_avg` to the current `lr`"
     if follow_lr:
         new = lr or last_lr or 1.
         if lr_avg is not None and last_lr: lr_avg.mul_(new/last_lr)
-    else: new = last_lr + (1-beta3)*(lr-last_lr) if last_lr else lr
+    else: new = last_lr + (1-beta3)*(lr-last_lr) if last_lr else lr  # averaged like the adaptive rates, so that a later step can rescale
     return {'last_lr': new or None}
 
 rescale_lr_avg.defaults = dict(follow_lr=False)
@@ -118,13 +118,13 @@ friction.defaults = dict(version=0)
 
 # %% ../nbs/00_optimizer.ipynb #e67203a2
 def DiffGrad(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    params:Tensor|Iterable, # Parameters of the model, or a list of them for each parameter group
+    lr:float|slice, # Learning rate, at least 0; a `slice` is spread over the groups
+    mom:float=0.9, # Coefficient (β1) of the running average of the gradient, in [0,1)
+    sqr_mom:float=0.99, # Coefficient (β2) of the running average of the squared gradient, in [0,1)
+    eps:float=1e-5, # Added to the root of the averaged squared gradient, at least 0
+    wd:float=0.01, # Weight decay, at least 0
+    decouple_wd:bool=True, # True: decay the weights themselves, as AdamW does; False: add L2 to the gradient
     version:int=0, # Which `friction`: 0, 1 or 2
     bf16_stochastic_round:bool=True, # Stochastic rounding of bfloat16 parameters? Without it small steps are lost
     fused:bool=False # Compile the step into a single kernel? See `FusedOptimizer`
@@ -137,15 +137,15 @@ def DiffGrad(
 
 # %% ../nbs/00_optimizer.ipynb #54533b7d
 def DiffMod(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
-    eps:float=1e-5, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    params:Tensor|Iterable, # Parameters of the model, or a list of them for each parameter group
+    lr:float|slice, # Learning rate, at least 0; a `slice` is spread over the groups
+    mom:float=0.9, # Coefficient (β1) of the running average of the gradient, in [0,1)
+    sqr_mom:float=0.99, # Coefficient (β2) of the running average of the squared gradient, in [0,1)
+    beta3:float=None, # Coefficient (β3) of the running average of the adaptive rates, in [0,1); by default it spans 15% of each fit
+    len_memory:float=None, # Averaging length in optimizer steps (batches, unless gradients accumulate), at least 1: `beta3=1-1/len_memory`
+    eps:float=1e-5, # Added to the root of the averaged squared gradient, at least 0
+    wd:float=0.01, # Weight decay, at least 0
+    decouple_wd:bool=True, # True: decay the weights themselves, as AdamW does; False: add L2 to the gradient
     paper:bool=True, # True: the adaptive rate of the AdaMod paper; False: that of its authors' code
     version:int=0, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?
@@ -168,15 +168,15 @@ def mean_rate(p, rate, lr_avg, **kwargs):
 
 # %% ../nbs/00_optimizer.ipynb #5d5eb0a2
 def DeepMemory(
-    params:Tensor|Iterable, # Model parameters
-    lr:float|slice, # Default learning rate
-    mom:float=0.9, # Gradient moving average (β1) coefficient, in [0,1)
-    sqr_mom:float=0.99, # Gradient squared moving average (β2) coefficient, in [0,1)
-    beta3:float=None, # Adaptive rate moving average (β3) coefficient, in [0,1); by default the average spans 15% of each fit
-    len_memory:float=None, # Number of batches to average over, at least 1: sets `beta3` to 1-1/`len_memory`
-    eps:float=1e-6, # Added for numerical stability
-    wd:float=0.01, # Optional weight decay (true or L2)
-    decouple_wd:bool=True, # Apply true weight decay or L2 regularization
+    params:Tensor|Iterable, # Parameters of the model, or a list of them for each parameter group
+    lr:float|slice, # Learning rate, at least 0; a `slice` is spread over the groups
+    mom:float=0.9, # Coefficient (β1) of the running average of the gradient, in [0,1)
+    sqr_mom:float=0.99, # Coefficient (β2) of the running average of the squared gradient, in [0,1)
+    beta3:float=None, # Coefficient (β3) of the running average of the adaptive rates, in [0,1); by default it spans 15% of each fit
+    len_memory:float=None, # Averaging length in optimizer steps (batches, unless gradients accumulate), at least 1: `beta3=1-1/len_memory`
+    eps:float=1e-6, # Added to the root of the averaged squared gradient, at least 0
+    wd:float=0.01, # Weight decay, at least 0
+    decouple_wd:bool=True, # True: decay the weights themselves, as AdamW does; False: add L2 to the gradient
     paper:bool=True, # True: the adaptive rate of the AdaMod paper; False: that of its authors' code
     version:int=1, # Which `friction`: 0, 1 or 2
     skip_zeros:bool=False, # Leave the running average as it is where a gradient is exactly zero?

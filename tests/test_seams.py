@@ -173,8 +173,8 @@ def test_whatever_holds_the_parameters_they_move(groups, fused):
 
 @pytest.mark.parametrize('params,msg', [([torch.ones(2),[torch.ones(2)]],'beside groups'),
                                         ([[torch.ones(2)],torch.ones(2)],'beside groups'),
-                                        ([[torch.ones(2)],[[torch.ones(2)]]],'a list in group 1'), ([[1.]],'a float in group 0'),
-                                        ([('a',1)],'a int')], ids=str)
+                                        ([[torch.ones(2)],[[torch.ones(2)]]],'type list in group 1'), ([[1.]],'type float in group 0'),
+                                        ([('a',1)],'type int')], ids=str)
 def test_what_cannot_be_parameters_is_named(params, msg):
     with pytest.raises(ValueError, match=f'Invalid params: .*{msg}'): AdaMod(params, lr=0.1)
 
@@ -291,7 +291,7 @@ def test_len_memory_is_no_hyper_but_one_is_told_which():
 def test_an_optimizer_says_what_it_is(opt_func):
     shown = repr(opt_func([[torch.ones(2)],[torch.ones(1),torch.ones(1)]], lr=0.125))
     assert shown.startswith(getattr(opt_func, 'func', opt_func).__name__) and shown.count('lr=0.125') == 2
-    for o in 'weight_decay','rate_step','1 parameters','2 parameters': assert o in shown
+    for o in 'weight_decay','rate_step','1 parameter:','2 parameters:': assert o in shown
 
 def test_the_representation_says_that_the_length_fits():
     learn = learner()
