@@ -133,7 +133,7 @@ def test_the_runs_that_were_going_on_as_a_process_died_are_named(tmp_path):
             while not (tmp_path/'waiting').exists(): time.sleep(0.01)
             os.kill(os.getpid(), 9)
     both = 'tiny: Adam, lr 0.2, seed 0; tiny: Adam, lr 0.3, seed 0'
-    with pytest.raises(ChildProcessError, match=f'^A process died in one of the runs {both}. Fewer'):
+    with pytest.raises(ChildProcessError, match=f'^A process died in one of the runs {both}. Try fewer'):
         compare(Tiny(), 'Adam', [.2,.3,.4], seeds=1, n_epoch=1, schedule='flat', jobs=2, cbs=lambda learn: DieOrWait())
     assert not children()
 

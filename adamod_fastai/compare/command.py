@@ -99,8 +99,9 @@ def parser():
     add('epochs', '5', 'epochs of each run, at least 1')
     add('seeds', '3', 'runs with each optimizer and learning rate, at least 1')
     add('schedule', None, f"how the learning rate changes: {', '.join(schedules)}", shown='that of the task, one_cycle for yours')
-    add('memory', 'own', "comma-separated averaging lengths, as fractions of the run, above 0, such as own,0.15; own: the optimizer's default")
-    add('warmup', '0', "comma-separated fractions of the run, in [0,1), over which the learning rate rises from 0, with the schedule 'flat'")
+    add('memory', 'own', "comma-separated averaging lengths, as fractions of the run, above 0; own is the optimizer's default")
+    add('warmup', '0',
+        "comma-separated fractions of the run, in [0,1), over which the learning rate rises from 0; with the schedule 'flat'")
     add('metric', None, 'column to show', shown='the first metric of the task')
     low = p.add_mutually_exclusive_group()
     low.add_argument('--lower', dest='lower', action='store_true', default=None, help='lower values of the metric are better')

@@ -57,7 +57,9 @@ def to_send(functions):
     own,code = own_modules(),LoadedCode(functions)
     for o in own.values(): cloudpickle.register_pickle_by_value(o)
     try: return to_bytes(({m.__name__: m for m in code.reached}, functions), code.names)
-    except Exception as e: raise ValueError(f'Invalid get_learner, opts or cbs: they cannot be sent to another process. Run without jobs and executor. {e}') from e
+    except Exception as e:
+        why = 'they cannot be sent to another process. Run without jobs and executor'
+        raise ValueError(f'Invalid get_learner, opts or cbs: {why}. {e}') from e
     finally:
         for o in own.values(): cloudpickle.unregister_pickle_by_value(o)
 
@@ -93,7 +95,8 @@ def check(functions, job):
     here = first()
     differ = differences(here, {k: run['made'].get(k) for k in here})
     if differ and not differences(here, first()): # it does come out the same each time
-        raise ChildProcessError(f'A worker makes something else than this process: {", ".join(differ)}. Give it the same versions and data.')
+        what = ', '.join(differ)
+        raise ChildProcessError(f'A worker makes something else than this process: {what}. Give it the same versions and data.')
     checked.add((id(functions),i))
 
 # %% ../../nbs/compare/05_processes.ipynb #2701785d
@@ -122,8 +125,9 @@ def as_done(futures, n=None):
                 res,error,where = f.result()
                 if error: error.__cause__ = RuntimeError(f'in another process:\n\n{where}')
             except Exception as e:
-                if isinstance(e, BrokenExecutor): error = ChildProcessError(f'A process died in one of the runs {"; ".join(going)}. Fewer jobs need less memory.')
-                else: error = ChildProcessError(f'The run {name_of_job(job)} was lost: {type(e).__name__}: {e}')
+                what = f'The run {name_of_job(job)} was lost: {type(e).__name__}: {e}'
+                if isinstance(e, BrokenExecutor): what = f'A process died in one of the runs {"; ".join(going)}. Try fewer jobs.'
+                error = ChildProcessError(what)
                 error.__cause__ = e
             if error: errors.append(error)
             else: yield job,res

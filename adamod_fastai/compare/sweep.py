@@ -58,7 +58,8 @@ class Comparison:
         self.n_epoch,self.schedule = count('n_epoch', n_epoch),one_of('schedule', schedule, schedules)
         found = list(variants(self.opts, averaging_lengths(memory), warmups(warmup, schedule)))
         names = [o['opt'] for o,_ in found]
-        if len(set(names)) < len(names): raise ValueError(f'Invalid opts: {", ".join(names)}. No two may have the same name: pass a dict of names.')
+        if len(set(names)) < len(names):
+            raise ValueError(f'Invalid opts: {", ".join(names)}. No two may have the same name: pass a dict of names.')
         self.functions = get_learner,{o['opt']: self.opts[k] for o,k in found},cbs
         base = dict(task=name_of(get_learner), schedule=schedule, n_epoch=self.n_epoch, cbs=name_of(cbs) if cbs else '')
         self.grid = [dict(base, **o, lr=lr, seed=s, made=k) for o,k in found for lr in lrs for s in range(seeds)]
@@ -142,7 +143,7 @@ def compare(
     memory:float|list=None, # Averaging lengths to try, as fractions of the run, above 0; 'own' or none for the optimizer's default
     warmup:float|list=0., # Fractions of the run, in [0,1), over which the learning rate rises from 0 before a 'flat' schedule
     cbs:Callable=None, # Function of the `Learner` that makes the callback or callbacks of a run
-    jobs:int=None, # Number of parallel runs, at least 1, each in a process of its own with one thread; one after the other, in this one, if not given
+    jobs:int=None, # Number of parallel runs, at least 1, each in a process of its own with one thread; all in this one if not given
     executor:Executor=None # Executor to use instead of `jobs`: any object whose `submit` returns a future; each run uses one thread
 ) -> pd.DataFrame:
     "Train with each of `opts`, `lrs` and `seeds`: a row per run"

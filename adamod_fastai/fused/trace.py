@@ -208,7 +208,9 @@ def trace_steps(cbs, spec, state, hyper):
     news = [state.pop(k, None) for k in spec.names]
     same = [getattr(o, 'dtype', None) for o in news]==[o.dtype for o in olds]
     others = [o for o in state.values() if isinstance(o, (Proxy,Tensor))]
-    if others or not same: raise Unsupported('the tensors that its step functions keep in the state have changed') if spec.names else NoState()
+    if others or not same:
+        if not spec.names: raise NoState
+        raise Unsupported('the tensors that its step functions keep in the state have changed')
     slots = tuple(o.slot for o in news)
     for name,old,slot in zip(spec.names, olds, slots):
         taken = slot < len(spec.dtypes) and slot!=old.slot
