@@ -330,8 +330,6 @@ def _best_device():
     return 'mps' if torch.backends.mps.is_available() else 'cpu'
 
 # %% ../nbs/04_check.ipynb #74cb0a4c
-_issues = 'https://github.com/adamod-fastai/adamod_fastai/issues'
-
 def _show_times(times):
     shapes = list(dict.fromkeys(o['shape'] for o in times))
     heads = ''.join(f'{o:>16}' for o in shapes)
@@ -353,7 +351,7 @@ def _arguments(args):
 def _last_line(rows, where):
     "The last line of the output: what is wrong, or how many checks passed"
     wrong,missing = [[o.what for o in rows if o.result==k] for k in ('wrong','not here')]
-    if wrong: return f'Not right: {"; ".join(wrong)}. Please send the output, or the file of --json, to {_issues}'
+    if wrong: return f'Not right: {"; ".join(wrong)}. Send the file that --json FILE writes to the issues of this project.'
     res = f'All right: {len(rows)-len(missing)} checks on {where}'
     return f'{res}, {len(missing)} cannot be made here' if missing else res
 
