@@ -351,7 +351,7 @@ def _arguments(args):
 def _last_line(rows, where):
     "The last line of the output: what is wrong, or how many checks passed"
     wrong,missing = [[o.what for o in rows if o.result==k] for k in ('wrong','not here')]
-    if wrong: return f'Not right: {"; ".join(wrong)}. Please send the output, or the file of --json, as an issue of this project.'
+    if wrong: return f'Not right: {"; ".join(wrong)}. Send the file that --json FILE writes to the issues of this project.'
     res = f'All right: {len(rows)-len(missing)} checks on {where}'
     return f'{res}, {len(missing)} cannot be made here' if missing else res
 
