@@ -121,7 +121,7 @@ MISTAKES = [Mistake(*o) for o in [
     ('the graph of a gradient stays', 'if p.grad.grad_fn is not None: p.grad.detach_()', '', 'optimizer'),
     ('a gradient that is frozen stays', 'if not p.requires_grad: p.grad = None', 'pass', 'optimizer hard_cases'),
     ('a checkpoint is no copy', 'k:v.clone() if isinstance(v, Tensor) else _plain(v)',
-     'k:v if isinstance(v, Tensor) else _plain(v)', 'fused optimizer'),
+     'k:v if isinstance(v, Tensor) else _plain(v)', 'seams'),
     ('what Lookahead loads is no copy', "count,slow = sd['count'],_slow(self, sd['slow_weights'])",
      "count,slow = sd['count'],sd['slow_weights']", 'seams optimizer'),
     ('slow weights in bfloat16', 'torch.promote_types(p.dtype, torch.float32) if is_ours else p.dtype', 'p.dtype', 'bfloat16'),
