@@ -20,5 +20,5 @@ def test_on_digits_adamod_is_at_adams_rates_what_adam_is():
 
 def test_on_the_transformer_adamod_learns_where_adam_is_stuck():
     res = accuracies(transformer_learner, 'Adam,AdaMod', 3e-3, schedule='flat')
-    assert res['Adam',3e-3].max() < 0.345 < res['AdaMod',3e-3].min()   # letters' frequencies give a quarter, a second plateau a third
-    assert np.mean(res['AdaMod',3e-3]) >= np.mean(res['Adam',3e-3])+0.05
+    assert res['AdaMod',3e-3].min() > 0.3       # the frequencies of letters give a quarter; the text is that of the Python at hand
+    assert np.mean(res['AdaMod',3e-3]) >= np.mean(res['Adam',3e-3])+0.02      # about 0.1, over seeds and texts

@@ -10,7 +10,8 @@ from urllib.parse import quote_plus, unquote, urlsplit
 import pytest
 from nbdev.config import nbpath2html
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow,
+              pytest.mark.skipif(sys.version_info < (3,11), reason='myst-parser for Python 3.10 gives headings other addresses')]
 
 root = Path(__file__).resolve().parent.parent
 notebooks = sorted(o.relative_to(root/'nbs') for o in (root/'nbs').rglob('*.ipynb'))
