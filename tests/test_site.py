@@ -1,5 +1,6 @@
 "The site: every page there and whole, and what a real browser makes of it"
-import re, subprocess, sys
+import json, re, subprocess, sys
+from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -116,74 +117,43 @@ def browse(tmp_path_factory):
         return res.stdout, [o for o in res.stderr.splitlines() if 'CONSOLE' in o]
     return f
 
+def frames(site, name, urls, width=800, script=''):
+    "Write a page that shows those at `urls` as frames, and runs a script when they are loaded"
+    shown = '\n'.join(f'<iframe src="{o}" width="{width}" height="800"></iframe>' for o in urls)
+    head = '<meta charset="utf-8"><title></title>'
+    (site.parent/name).write_text(f'<html><head>{head}</head><body>{shown}<script>{script}</script></body></html>')
+    return name
+
 def test_errors_would_be_seen(browse, server, site):
+    "Also in a frame"
     url,missing = server
     (site.parent/'bad.html').write_text('<html><script src="missing.js"></script><script>nothing()</script></html>')
-    assert 'nothing is not defined' in browse(f'{url}/bad.html')[1][0]
+    del missing[:]
+    assert 'nothing is not defined' in browse(f'{url}/{frames(site, "framed.html", ["bad.html"])}')[1][0]
     assert missing==['/missing.js']
-    missing.clear()
-
-@pytest.mark.parametrize('nb', notebooks, ids=str)
-def test_page_in_a_browser(browse, server, pages, nb):
-    url,missing = server
-    name = nbpath2html(nb).as_posix()
-    dom,console = browse(f'{url}/out/{name}')
-    assert console==missing==[]
-    assert pages[name].n_math or not re.search(r'\$[^$]+\$', (root/'nbs'/nb).read_text(encoding='utf-8'))
-    assert dom.count('<mjx-container') == pages[name].n_math
-    assert 'data-mjx-error=' not in dom
 
 def test_source_link_unfolds_the_source(browse, site):
     dom,_ = browse((site/'optimizer.html').as_uri()+'#source-AdaMod')
     assert re.search('<details class="source" open="[^<]*<summary>Source of AdaMod</summary><a id="source-AdaMod"', dom)
 
-@pytest.fixture(scope='session')
-def none_wrong(browse, server, site, pages):
-    "A function that opens all pages at a width, and fails with the elements that a script finds wrong on them"
-    def f(width, script, theme='light'):
-        frames = '\n'.join(f'<iframe src="out/{o}" width="{width}" height="800"></iframe>' for o in pages)
-        look = f"""onload = () => setTimeout(() => {{
-            const wrong = doc => {{ {script} }}
-            const found = [...document.querySelectorAll('iframe')].flatMap(o => {{
-                const doc = o.contentDocument
-                doc.body.dataset.theme = '{theme}'
-                const name = e => (e.alt || e.textContent.trim()).slice(0, 40).replace(/\\s+/g, ' ')
-                return wrong(doc).map(e => o.getAttribute('src') + ': ' + name(e))
-            }})
-            document.title = 'wrong: ' + found.join(' | ') }}, 5000)"""
-        head = '<meta charset="utf-8"><title></title>'
-        (site.parent/'all.html').write_text(f'<html><head>{head}</head><body>{frames}<script>{look}</script></body></html>')
-        res = re.search('<title>wrong: (.*?)</title>', browse(f'{server[0]}/all.html')[0], re.S)
-        assert not res[1], '\n'.join(['', *res[1].split(' | ')])
-    return f
-
-def test_no_page_is_wider_than_a_phone(none_wrong):
-    none_wrong(390, "return [...doc.querySelectorAll('html, .content')].filter(e => e.scrollWidth > e.clientWidth)")
-
-def test_a_phone_shows_pictures_large_enough_to_read(none_wrong):
-    "That is, none is drawn wider than 7 inches"
-    none_wrong(390, "return [...doc.querySelectorAll('article img')].filter(e => e.clientWidth < 0.46*e.naturalWidth)")
-
-def test_a_phone_breaks_no_number_in_a_table(none_wrong):
-    none_wrong(390, """
+# Scripts that look at all pages: each returns the elements of a page that are wrong
+PHONE = dict(
+    wide="""return [...doc.querySelectorAll('html, .content')].filter(e => e.scrollWidth > e.clientWidth)""",
+    small="""return [...doc.querySelectorAll('article img')].filter(e => e.clientWidth < 0.46*e.naturalWidth)""",
+    broken="""
         const lines = node => { const r = doc.createRange(); r.selectNodeContents(node); return r.getClientRects().length }
         const broken = o => o.nodeType==3 && o.textContent.trim() && lines(o)>1
-        return [...doc.querySelectorAll('.cell_output td')].filter(e => [...e.childNodes].some(broken))
-        """)
-
-def test_a_laptop_shows_whole_lines_of_code(none_wrong):
-    "None is cut off at the right, and at least 100 characters are in one line"
-    none_wrong(1280, """
+        return [...doc.querySelectorAll('.cell_output td')].filter(e => [...e.childNodes].some(broken))""")
+LAPTOP = dict(
+    cut="""
         const wide = [...doc.querySelectorAll('article pre')].filter(e => e.scrollWidth > e.clientWidth+1)
         const long = [...doc.querySelectorAll('article .highlight pre')].filter(e => {
             const text = e.textContent.trimEnd().split('\\n'), style = getComputedStyle(e)
             if (!e.clientHeight || !text.every(o => o.length <= 100)) return false
             const height = e.clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom)
             return height > (text.length+0.5)*parseFloat(style.lineHeight) })
-        return [...wide, ...long]""")
-
-def test_tables_can_be_read_in_the_dark(none_wrong):
-    none_wrong(1280, """
+        return [...wide, ...long]""",
+    pale="""
         const rgb = s => s.match(/[\\d.]+/g).map(Number)
         const linear = o => o <= .03928 ? o/12.92 : ((o+.055)/1.055)**2.4
         const light = s => { const [r,g,b] = rgb(s).map(o => linear(o/255)); return .2126*r + .7152*g + .0722*b }
@@ -193,7 +163,59 @@ def test_tables_can_be_read_in_the_dark(none_wrong):
         const contrast = e => {
             const [a,b] = [light(getComputedStyle(e).color), light(behind(e))].sort((a,b) => b-a)
             return (a+.05)/(b+.05) }
-        return [...doc.querySelectorAll('table :is(th, td)')].filter(e => e.textContent.trim() && contrast(e) < 4.5)""", 'dark')
+        return [...doc.querySelectorAll('table :is(th, td)')].filter(e => e.textContent.trim() && contrast(e) < 4.5)""",
+    formulas="""return [...doc.querySelectorAll('mjx-container')]""",
+    wrong_formulas="""return [...doc.querySelectorAll('[data-mjx-error]')]""")
+
+@pytest.fixture(scope='session')
+def look(browse, server, site, pages):
+    "A function that opens all pages at a width: what each script finds on each page, what the console said, and what was missing"
+    url,missing = server
+    def f(width, theme, scripts):
+        code = ', '.join(f'{k}: doc => {{ {o} }}' for k,o in scripts.items())
+        script = f"""onload = () => setTimeout(() => {{
+            const scripts = {{ {code} }}, name = e => (e.alt || e.textContent.trim()).slice(0, 40).replace(/\\s+/g, ' ')
+            const found = Object.fromEntries(Object.keys(scripts).map(k => [k, {{}}]))
+            for (const o of document.querySelectorAll('iframe')) {{
+                o.contentDocument.body.dataset.theme = '{theme}'
+                for (const k in scripts) found[k][o.getAttribute('src').slice(4)] = scripts[k](o.contentDocument).map(name) }}
+            document.title = 'found: ' + JSON.stringify(found) }}, 5000)"""
+        del missing[:]
+        dom,console = browse(f'{url}/{frames(site, f"at_{width}.html", [f"out/{o}" for o in pages], width, script)}')
+        return json.loads(unescape(re.search('<title>found: (.*?)</title>', dom, re.S)[1])),console,[*missing]
+    return f
+
+@pytest.fixture(scope='session')
+def on_a_phone(look): return look(390, 'light', PHONE)
+
+@pytest.fixture(scope='session')
+def in_the_dark(look): return look(1280, 'dark', LAPTOP)
+
+def wrong(seen, name): return {page: o for page,o in seen[0][name].items() if o}
+
+def test_pages_load_all_they_need_without_an_error(on_a_phone, in_the_dark):
+    for _,console,missing in on_a_phone,in_the_dark: assert console==missing==[]
+
+@pytest.mark.parametrize('nb', notebooks, ids=str)
+def test_formulas_of_a_page(in_the_dark, pages, nb):
+    name = nbpath2html(nb).as_posix()
+    assert pages[name].n_math or not re.search(r'\$[^$]+\$', (root/'nbs'/nb).read_text(encoding='utf-8'))
+    assert len(in_the_dark[0]['formulas'][name]) == pages[name].n_math
+    assert in_the_dark[0]['wrong_formulas'][name] == []
+
+def test_no_page_is_wider_than_a_phone(on_a_phone): assert wrong(on_a_phone, 'wide') == {}
+
+def test_a_phone_shows_pictures_large_enough_to_read(on_a_phone):
+    "That is, none is drawn wider than 7 inches"
+    assert wrong(on_a_phone, 'small') == {}
+
+def test_a_phone_breaks_no_number_in_a_table(on_a_phone): assert wrong(on_a_phone, 'broken') == {}
+
+def test_a_laptop_shows_whole_lines_of_code(in_the_dark):
+    "None is cut off at the right, and at least 100 characters are in one line"
+    assert wrong(in_the_dark, 'cut') == {}
+
+def test_tables_can_be_read_in_the_dark(in_the_dark): assert wrong(in_the_dark, 'pale') == {}
 
 @pytest.mark.parametrize('asked,first', [
     ('ClippedFraction','#adamod_fastai.callback.ClippedFraction'), ('AdaMod','#adamod_fastai.optimizer.AdaMod'),
