@@ -13,10 +13,11 @@ def accuracies(*args, **kwargs):
     return {k: v.to_numpy() for k,v in df.groupby(['opt','lr']).accuracy}
 
 def test_on_digits_adamod_is_at_adams_rates_what_adam_is():
-    res = accuracies(digits_learner, 'Adam,AdaMod,AdaMod-1000', '1e-3,1e-2,1e-1')
+    res = accuracies(digits_learner, 'Adam,AdaMod', '1e-3,1e-2,1e-1')
+    published = accuracies(digits_learner, 'AdaMod-1000', 1e-3)
     behind = {lr: np.mean(res['Adam',lr]-res['AdaMod',lr]) for lr in (1e-3,1e-2,1e-1)}
     assert behind[1e-3] <= 0.03 and behind[1e-2] <= 0.015 and behind[1e-1] <= 0.015
-    assert np.mean(res['Adam',1e-3]-res['AdaMod-1000',1e-3]) > 0.3    # the published memory is not
+    assert np.mean(res['Adam',1e-3]-published['AdaMod-1000',1e-3]) > 0.3      # at the length that the authors' code has, it is not
 
 def test_on_the_transformer_adamod_learns_where_adam_is_stuck():
     res = accuracies(transformer_learner, 'Adam,AdaMod', 3e-3, schedule='flat')

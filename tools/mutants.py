@@ -200,7 +200,7 @@ MISTAKES = [Mistake(*o) for o in [
     # comparisons: processes
     ('runs go on after an error', 'for f,_ in futures: f.cancel()', 'pass', 'engines'),
     ('a module stays as its file has it', 'for o in own.values(): cloudpickle.register_pickle_by_value(o)\n', 'pass\n', 'engines'),
-    ('a worker begins in the first folder', 'os.chdir(folder)', 'pass', 'engines'),
+    ('a worker has the first environment', 'os.environ.update(environ)', 'pass', 'engines'),
     ('many threads in an executor', 'return train_job(functions, job),None', 'return train_job(functions, job, False),None', 'engines'),
     # comparisons: tables and figures
     ('each of the best has a star', "alone = top.groupby('lr').transform('sum') == 1",

@@ -167,18 +167,17 @@ def end_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
-def begin(sent, folder, environ):
+def begin(sent, environ):
     "Make a new process one that does runs: only its parent ends it, and it writes nothing where the table goes"
     global mine
     for o,handler in {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}.items(): signal.signal(o, handler)
     threading.Thread(target=end_with_parent, daemon=True).start()
     sys.stdout,mine = sys.stderr,sent
-    os.chdir(folder)
     os.environ.update(environ)
 
 def in_parallel(n, functions, todo):
     "Yield each job of `todo` with its result as it is done by one of `n` processes"
-    pool = ProcessPoolExecutor(n, context(), begin, (to_send(functions),os.getcwd(),dict(os.environ)))
+    pool = ProcessPoolExecutor(n, context(), begin, (to_send(functions),dict(os.environ)))
     try:
         with without_script(): futures = [(pool.submit(outcome, None, o),o) for o in todo]
         yield from as_done(futures, n)
