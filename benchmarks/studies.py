@@ -124,7 +124,7 @@ translations = dict(
                                           where='longest_one_cycle'))
 
 def facts():
-    "What the tasks are, into tasks.csv; `nothing` is the baseline: the score of always giving the answer that is most frequent in the training set"
+    "What the tasks are, into tasks.csv; `nothing` is the baseline: always the most frequent answer of the training set"
     kinds = dict(digits='images', densenet='images', cancer='table', transformer='text', wine='table', diabetes='table, regression',
                  diamonds='table, regression', mnist='images', source='text', text='text', mnist1d='curves', program='text')
     rows = []
