@@ -638,12 +638,15 @@ def twice_step(p, lr, a=None, **kwargs):
     p.data.sub_(a, alpha=lr)
     return {'a': a, 'b': a}
 def out_step(p, lr, **kwargs): torch.add(p.grad.data, p.grad.data, out=p.grad.data)
+def picky_step(p, lr, **kwargs):
+    if not isinstance(p.data, torch.Tensor): raise TypeError('no tensor')
+    p.data.sub_(p.grad.data, alpha=lr)
 other = torch.ones(())
 def other_step(p, lr, **kwargs): p.data.sub_(p.grad.data*other, alpha=lr)
 
 @pytest.mark.parametrize('step,why', [(norm_step,'norm'), (shape_step,'shape'), (max_step,'max'), (deciding_step,'any'),
                                       (keeping_step,'copy'), (twice_step,'copy'), (out_step,'method'),
-                                      (other_step,'passes a Tensor')],
+                                      (other_step,'passes a Tensor'), (picky_step,'cannot be traced: TypeError: no tensor')],
                          ids=lambda o: getattr(o, '__name__', None))
 def test_what_cannot_be_fused_is_eager_and_says_so_once(step, why):
     with pytest.warns(UserWarning) as said: same_steps([step], n=5)

@@ -325,6 +325,27 @@ def test_a_function_in_another_cell_with_a_comment(tmp_path):
     is_found(tmp_path, [model.format(1), scaled], ['# later\n'+scaled+'\nprint("done")', 'x = 1\n'+model.format(1)+'# scaled'])
 def test_an_unrelated_function_that_changes(tmp_path):
     is_found(tmp_path, ['def other(): return 1', plain], ['def other(): return 2', plain])
+def test_a_function_with_a_name_that_has_no_value_yet(tmp_path):
+    make = """
+def make():
+    def get_learner(opt_func): return tiny(opt_func) if opt_func else later
+    return get_learner
+    later = 1
+get_learner = make()
+"""
+    is_found(tmp_path, [make])
+def test_a_dataset_without_an_end(tmp_path):
+    endless = """
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        while True: yield torch.full((3,), {0}), torch.zeros(1)
+def get_learner(opt_func):
+    learn = tiny(opt_func)
+    learn.dls = DataLoaders(*(DataLoader(Endless(), bs=4, n=16) for _ in range(2)))
+    return learn
+"""
+    is_found(tmp_path/'a', [endless.format(1.)])
+    is_seen(tmp_path/'b', [endless.format(1.)], endless.format(2.))
 def test_a_partial_of_data_loaders_called_twice(tmp_path):
     use = 'def f(opt_func, d):\n    learn = tiny(opt_func)\n    learn.dls = d\n    return learn\ndls = tiny_dls()'
     nb = Cells(tmp_path).run(use, 'get_learner = partial(f, d=dls)')

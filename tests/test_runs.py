@@ -201,6 +201,17 @@ def test_several_memories_are_lines_of_their_own(tmp_path):
     again = compare(Tiny(), 'Adam,AdaMod', 0.1, seeds=1, n_epoch=2, memory=[2.5], out=tmp_path)
     assert again.seconds.tolist() == df.seconds.iloc[[0,3]].tolist()
 
+def test_two_lines_of_one_name_are_refused():
+    opts = {'AdaMod': AdaMod, 'AdaMod, averaging 10%': AdaMod}
+    with pytest.raises(ValueError, match='^Invalid opts: .*No two may have the same name'): compare(Tiny(), opts, 0.1, memory='own,0.1')
+
+def test_an_optimizer_that_cannot_be_made_without_the_model_has_no_averaging_length():
+    def mine(params, **kwargs):
+        weight,bias = params
+        return AdaMod([[weight],[bias]], **kwargs)
+    df = compare(Tiny(), {'mine': mine}, 0.1, seeds=1, n_epoch=1, memory=0.1)
+    assert df.opt.tolist() == ['mine'] and df.memory.tolist() == [0]
+
 def test_a_memory_is_that_fraction_of_the_run():
     lengths = []
     def see(learn): return SeeMemory(lengths)
