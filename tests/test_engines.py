@@ -3,7 +3,7 @@ import multiprocessing, os, signal, subprocess, sys, threading, time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-import pytest, torch
+import cloudpickle, pytest, torch
 from fastai.callback.core import Callback
 from fastai.metrics import ValueMetric
 
@@ -42,9 +42,10 @@ def test_what_cannot_be_sent_is_refused():
         compare(lambda f: (lock, tiny(f))[1], **grid, jobs=2)
 
 modules = {'my_cfg': 'import threading\nfrom functools import lru_cache\nlock = threading.Lock()\nbs = 8\n'
+                     'class Unused:\n    def __reduce__(self): raise SystemExit\nnothing = Unused()\n'
                      'import my_data\n@lru_cache(None)\ndef size(): return bs\n',
            'my_data': 'import my_cfg\nfrom comparisons import *\ndef data():\n    import my_cfg as cfg\n'
-                      '    return DataLoaders(*(o.new(bs=cfg.bs) for o in tiny_dls().loaders))\n'}
+                      '    return DataLoaders(*(o.new(bs=cfg.bs) for o in tiny_dls().loaders))\ndef other(): return my_cfg.lock\n'}
 
 def test_modules_are_sent_as_they_are_loaded(tmp_path, monkeypatch, one_thread):
     "With what was set in them, also if they import each other, and whatever their files say by now"
@@ -63,6 +64,7 @@ def test_modules_are_sent_as_they_are_loaded(tmp_path, monkeypatch, one_thread):
     finally:
         for k in modules: sys.modules.pop(k)
     assert df.losses.tolist()==want.losses.tolist() and set(df.batches)=={2*N_BATCHES}
+    assert not cloudpickle.list_registry_pickle_by_value()
 
 def test_a_worker_that_makes_something_else_refuses(monkeypatch):
     "As where a notebook has changed torch itself"
@@ -206,6 +208,16 @@ def test_an_executor_does_runs_of_one_thread(one_thread):
         def before_fit(self): self.learn.metrics = [ValueMetric(torch.get_num_threads, 'threads')]
     df = compare(Tiny(), 'Adam', .1, seeds=2, n_epoch=1, cbs=lambda learn: See(), executor=Here())
     assert set(df.threads)=={1.} and torch.get_num_threads()==2
+
+def test_a_process_checks_once_what_it_makes(tmp_path):
+    def n_made(seeds):
+        file = tmp_path/f'{seeds}'
+        def get_learner(opt_func):
+            with open(file, 'a') as f: f.write('.')
+            return tiny(opt_func)
+        compare(get_learner, 'Adam', .1, seeds=seeds, n_epoch=1, executor=Here())
+        return len(file.read_text())
+    assert n_made(3) == n_made(1)+2
 
 @pytest.mark.parametrize('args,text', [(dict(executor=3), '^Invalid executor: 3'),
                                        (dict(executor=Cluster(), jobs=2), '^Invalid jobs: 2. With an executor')])

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from fastai.basics import Adam, Callback
+from fastai.basics import Adam, Callback, Optimizer
 from fastai.callback.all import GradientAccumulation  # also patches fit_one_cycle, fit_sgdr and fine_tune
 
 from adamod_fastai.all import *
@@ -15,10 +15,10 @@ class Record(Callback):
     def before_fit(self): self.fits.append([])
     def after_step(self): self.fits[-1].append(tuple(h['beta3'] for h in used(self.opt)))
 
-def learner(*cbs, opt_func=AdaMod):
-    learn = quiet(cancer_learner(opt_func, cbs=[Record(),*cbs]))
+def learner(*cbs):
+    learn = quiet(cancer_learner(AdaMod, cbs=[Record(),*cbs]))
     learn.create_opt()
-    if opt_func is not Adam: learn.opt.set_hyper('beta3', [0.9,0.95])
+    learn.opt.set_hyper('beta3', [0.9,0.95])
     return learn
 
 def lengths(learn): return [sorted({round(1/(1-b), 6) for step in fit for b in step}) for fit in learn.record.fits if fit]
@@ -69,9 +69,15 @@ def test_outside_training_nothing_changes():
     learn = learner(MemoryLength())
     learn.validate(); learn.get_preds()
     assert before_and_after(learn)
-    adam = learner(MemoryLength(), opt_func=Adam)
-    adam.validate()
-    with pytest.raises(ValueError, match='Invalid opt_func: Adam. MemoryLength needs'): adam.fit(1)
+
+def fastais_own(params, lr): return Optimizer(params, AdaMod(params, lr).cbs, lr=lr, beta3=0.9)
+
+@pytest.mark.parametrize('opt_func', [Adam,DiffGrad,fastais_own])
+def test_an_optimizer_whose_length_cannot_be_set(opt_func):
+    learn = quiet(cancer_learner(opt_func, cbs=MemoryLength()))
+    learn.create_opt()
+    learn.validate()
+    with pytest.raises(ValueError, match=f'Invalid opt_func: {opt_func.__name__}. MemoryLength needs'): learn.fit(1)
 
 @pytest.mark.parametrize('k', ['pct','epochs'])
 @pytest.mark.parametrize('v', [0,-0.1,math.nan,math.inf])
