@@ -168,9 +168,9 @@ class Job:
         if self.args[1][1]['lr']==0.2: raise OSError('the node is gone')
         return self.f(*self.args)
 class Cluster:
-    def __init__(self): self.jobs = []
+    def __init__(self, kind=Job): self.kind,self.jobs = kind,[]
     def submit(self, f, *args):
-        self.jobs.append(Job(f, *args))
+        self.jobs.append(self.kind(f, *args))
         return self.jobs[-1]
 
 def test_an_executor_needs_no_futures_and_the_run_that_it_lost_is_named(tmp_path):
@@ -181,15 +181,16 @@ def test_an_executor_needs_no_futures_and_the_run_that_it_lost_is_named(tmp_path
         compare(tiny, **args, lrs=[.2,.4], executor=Cluster())
     assert {o['lr'] for o in rows(tmp_path/'results.csv')}=={'0.1','0.3','0.4'}
 
+def test_a_task_that_fails_in_this_process_sends_nothing():
+    cluster = Cluster()
+    with pytest.raises(ValueError, match='of mine'): compare(lambda f: raising(ValueError('of mine')), **grid, executor=cluster)
+    assert not cluster.jobs
+
 def test_what_is_not_done_is_taken_back():
     class Waiting(Job):
         "Waits without end, unless it is lost"
         def done(self): return self.args[1][1]['lr']==0.2
-    class Full(Cluster):
-        def submit(self, f, *args):
-            self.jobs.append(Waiting(f, *args))
-            return self.jobs[-1]
-    cluster = Full()
+    cluster = Cluster(Waiting)
     with pytest.raises(ChildProcessError, match='was lost'):
         compare(tiny, 'Adam', [.1,.2,.3], seeds=1, n_epoch=1, executor=cluster)
     assert len(cluster.jobs)==3 and all(o.f is None for o in cluster.jobs if not o.done())
