@@ -130,7 +130,8 @@ class MemoryLength(FitCallback):
 
     def after_step(self):
         "Count a step that only the scaler of `MixedPrecision` has skipped, too"
-        if not self._settle(): self._steps += scaler_skipped(self.learn)
+        self._settle()
+        self._steps += scaler_skipped(self.learn)
 
     def after_batch(self):
         "Count the batches, also those without a step"
@@ -140,12 +141,11 @@ class MemoryLength(FitCallback):
     def _settle(self):
         "Was the last step taken? Count it; take back what the optimizer was told if not"
         given,self._given = self._given,None
-        if given is None: return False
+        if given is None: return
         opt = unwrap(self.opt)
         taken = getattr(opt, 'for_step', None) is not given
         if not taken: opt.for_step = None
         self._steps += taken
-        return taken
 
     @property
     def n_epochs(self):

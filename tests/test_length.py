@@ -166,6 +166,15 @@ def test_a_callback_that_ends_epochs_early(fit):
     first,*rest = learn.lengths.seen
     assert set(first) == {30.} and {round(o) for epoch in rest for o in epoch} == {12}  # 15% of 8 epochs of 25, and of 10
 
+def test_a_first_epoch_that_only_validates():
+    class Validates(Callback):
+        order = Lengths.order+1
+        def before_train(self):
+            if self.epoch == 0: raise CancelTrainException()
+    learn = learner(AdaMod, Validates())
+    learn.fit(4, 0.01)
+    assert [len(o) for o in learn.lengths.seen] == [0,25,25,25] and lengths(learn) == [15.]
+
 @pytest.mark.parametrize('factor', [16,0.25])
 def test_a_loader_whose_length_is_wrong(factor):
     learn = learner()
