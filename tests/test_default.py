@@ -164,15 +164,15 @@ def test_a_memory_length_of_ones_own_wins(where):
     assert memories(learn) == [[dict(Learner=50., fit=50., **{'class': 15.})[where]]] and follows(learn) == {True}
 
 def test_memory_length_with_a_given_memory_follows_only_if_told():
-    for follow in False,True:
+    for follow in None,False,True:
         learn = learner(partial(AdaMod, len_memory=7, follow_lr=follow), MemoryLength())
         learn.fit(4, 0.01)
-        assert memories(learn) == [[15.]] and follows(learn) == {follow} and learn.opt.hypers[0]['beta3'] == len2beta3(7)
+        assert memories(learn) == [[15.]] and follows(learn) == {bool(follow)} and learn.opt.hypers[0]['beta3'] == len2beta3(7)
 
 def test_follow_lr_false_keeps_the_length():
     learn = learner(partial(AdaMod, follow_lr=False))
     learn.fit_one_cycle(4, 0.01)
-    assert memories(learn) == [[15.]] and not any('last_lr' in s for s in state_of(learn.opt))
+    assert memories(learn) == [[15.]] and follows(learn) == {False} and not any('last_lr' in s for s in state_of(learn.opt))
 
 # --- other optimizers are not touched
 
