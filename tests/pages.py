@@ -1,6 +1,7 @@
 """Executes each page whose path it reads from standard input, as `nbdev-test` does, and writes its exit status
 
 Each has a process of its own, forked from this one, which has imported what nearly every page imports first, and done nothing else.
+Not the package: a page imports that itself, and its workers have a fork server of their own, unlike those of `new_process`.
 """
 import os, sys
 import fastai.vision.all

@@ -39,12 +39,12 @@ def executed(tmp_path_factory):
     "Executes a page as on another machine: its exit status, and what it wrote"
     env = dict(machine_env(1), MPLBACKEND='Agg', OMP_NUM_THREADS='1')  # small tensors
     log = tmp_path_factory.mktemp('pages')/'log'
-    with (log.open('w') as f, subprocess.Popen([sys.executable,'-W','ignore','tests/pages.py'], cwd=root, env=env, text=True,
-                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=f) as p):
+    args,pipe = [sys.executable,'-W','ignore','tests/pages.py'],subprocess.PIPE
+    with (log.open('w') as f, log.open() as said,
+          subprocess.Popen(args, cwd=root, env=env, text=True, stdin=pipe, stdout=pipe, stderr=f) as p):
         def execute(nb):
-            start = log.stat().st_size
             print(nb, file=p.stdin, flush=True)
-            return p.stdout.readline().strip(),log.read_text()[start:]
+            return p.stdout.readline().strip(),said.read()
         yield execute
 
 @pytest.mark.slow
